@@ -1,0 +1,205 @@
+"""Continuous batching: one thread, one loop (wait → schedule → step → sample → hand out).
+
+Requests join and leave between two steps. A request that breaks (NaN logits, an exception that only its own tokens
+raise) fails alone. Knows token ids only; text is rag/text.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rag.backend import Backend, Segment
+from rag.errors import GenerationFailed, InvalidRequest, NotReady, PromptTooLong, RagError
+from rag.sampling import Sampler, choose
+from rag.scheduler import Scheduler, SequenceState, Work
+from rag.seams import FinishReason, Sampling
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A new token, or the end, or both: a token that ends the sequence by its length carries the reason as well."""
+
+    token: int | None
+    finish_reason: FinishReason | None = None
+
+
+class Ticket:
+    """A submitted request: its events come out of `events`, in order, ending in a finish_reason or an error."""
+
+    def __init__(self, sequence: SequenceState, engine: Engine) -> None:
+        self.sequence = sequence
+        self.sampler = Sampler(sequence.sampling)
+        self.events: queue.SimpleQueue[TokenEvent | RagError] = queue.SimpleQueue()
+        self._engine = engine
+
+    def cancel(self) -> None:
+        """Leave before the next step. A request that has ended already is not touched."""
+        self._engine.cancel(self)
+
+
+class Engine:
+    """Owns the backend and the thread that calls it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        num_blocks: int,
+        max_model_len: int,
+        max_batch_tokens: int = 512,
+        max_waiting: int = 64,
+        eos_ids: Sequence[int] = (),
+    ) -> None:
+        self.backend = backend
+        self.max_model_len = max_model_len
+        self.kv_bytes = backend.allocate(num_blocks)
+        self._eos_ids = frozenset(eos_ids)
+        self._scheduler = Scheduler(
+            num_blocks=num_blocks,
+            block_size=backend.block_size,
+            max_batch_tokens=max_batch_tokens,
+            max_waiting=max_waiting,
+        )
+        self._tickets: dict[SequenceState, Ticket] = {}
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs; once it is dead nothing will ever be answered."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold blocks now."""
+        return len(self._scheduler.running)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._scheduler.free_blocks
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Ticket:
+        """Queue a request. Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then."""
+        self._guard(prompt_ids, sampling)
+        sequence = SequenceState(tuple(prompt_ids), sampling)
+        ticket = Ticket(sequence, self)
+        with self._wake:
+            if not self.alive:
+                raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
+            self._scheduler.add(sequence)
+            self._tickets[sequence] = ticket
+            self._wake.notify()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Mark `ticket` to leave before the next step."""
+        with self._wake:
+            ticket.sequence.cancelled = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End the loop after the step in flight and tell whoever still waits."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _guard(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        if not prompt_ids:
+            raise InvalidRequest("the prompt has no tokens", field="query", value="", remedy="send some text")
+        vocab_size = self.backend.vocab_size
+        if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
+            outside = next(token for token in prompt_ids if not 0 <= token < vocab_size)
+            raise InvalidRequest(
+                "a token id is outside the vocabulary", field="prompt", value=outside, limit=vocab_size
+            )
+        if sampling.max_new_tokens < 1:
+            raise InvalidRequest(
+                "max_new_tokens must be at least 1", field="max_new_tokens", value=sampling.max_new_tokens, limit=1
+            )
+        needed = len(prompt_ids) + sampling.max_new_tokens
+        if needed > self.max_model_len:
+            raise PromptTooLong(
+                f"{len(prompt_ids)} prompt tokens and {sampling.max_new_tokens} new ones exceed the context",
+                field="max_new_tokens",
+                value=f"{needed} tokens",
+                limit=f"{self.max_model_len} tokens",
+                remedy="shorten the prompt, ask for fewer max_new_tokens, or deploy with a larger CONTEXT",
+            )
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
+                    if self._stopping:
+                        break
+                    self._drop_cancelled()
+                    works = self._scheduler.schedule()
+                if works:
+                    self._step(works)
+        except Exception:  # the loop itself is broken: /ping reports it, nobody is left waiting
+            _log.exception("the engine's loop ended by an error")
+        finally:
+            with self._wake:
+                self._stopping = True
+                for sequence in list(self._tickets):
+                    self._end(sequence, GenerationFailed("the engine stopped before the answer was complete"))
+
+    def _step(self, works: Sequence[Work]) -> None:
+        try:
+            logits = self._forward(works)
+        except Exception as error:
+            if len(works) > 1:
+                # Which of them is to blame? A step may be repeated, so each runs alone and only the culprit fails.
+                _log.warning("a step of %d sequences failed (%r): running each alone", len(works), error)
+                for work in works:
+                    self._step([work])
+                return
+            _log.exception("a request failed in the engine")
+            with self._wake:
+                self._end(works[0].sequence, GenerationFailed("the model failed on this request"))
+            return
+        rows = [row for row, work in enumerate(works) if work.completes]
+        tickets = [self._tickets[works[row].sequence] for row in rows]
+        tokens = choose(logits[rows], [ticket.sampler for ticket in tickets]) if rows else []
+        with self._wake:
+            for work in works:
+                work.sequence.num_computed += len(work.new_ids)
+            for ticket, token in zip(tickets, tokens, strict=True):
+                self._accept(ticket, token)
+
+    def _forward(self, works: Sequence[Work]) -> torch.Tensor:
+        return self.backend.step([Segment(work.new_ids, work.start, work.sequence.block_ids) for work in works])
+
+    def _accept(self, ticket: Ticket, token: int | None) -> None:
+        sequence = ticket.sequence
+        if token is None:
+            self._end(sequence, GenerationFailed("the model gave no finite scores for this request"))
+        elif token in self._eos_ids:
+            self._end(sequence, TokenEvent(None, "stop"))
+        else:
+            sequence.output_ids.append(token)
+            if len(sequence.output_ids) == sequence.sampling.max_new_tokens:
+                self._end(sequence, TokenEvent(token, "length"))
+            else:
+                ticket.events.put(TokenEvent(token))
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [sequence for sequence in self._tickets if sequence.cancelled]:
+            self._end(sequence, TokenEvent(None, "cancelled"))
+
+    def _end(self, sequence: SequenceState, last: TokenEvent | RagError) -> None:
+        self._scheduler.remove(sequence)
+        self._tickets.pop(sequence).events.put(last)

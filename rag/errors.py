@@ -1,0 +1,144 @@
+"""What can go wrong, as one tree, and the one table that gives each error its HTTP status.
+
+    RagError
+    ├── InvalidRequest          the body can't be read, or a field of it is wrong
+    │   ├── PayloadTooLarge     more bytes than the cap
+    │   ├── UnsupportedMedia    a Content-Type or Accept that is not spoken here
+    │   └── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
+    ├── Overloaded              every place is taken: come back later
+    ├── NotReady                models are still loading, or the server is draining
+    ├── GenerationFailed        the engine broke on this request
+    ├── ModelRefused            a model that can't run here, refused by name at load
+    └── IndexRefused            an index that is corrupt, foreign or made by another embedder
+
+Every error names the field, the value, the limit and the remedy where it has them. `body()` is what a client gets; it
+stays below 2,048 characters because SageMaker cuts a failed container's answer there.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+_LONGEST_VALUE = 120
+
+
+class RagError(Exception):
+    """The root. `retryable` says whether the very same request may succeed later."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        limit: object = None,
+        remedy: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.value = value
+        self.limit = limit
+        self.remedy = remedy
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, object]:
+        """The JSON object that a client reads: only the members that say something."""
+        parts: dict[str, object] = {"code": self.code, "message": self.message[:800], "retryable": self.retryable}
+        if self.field is not None:
+            parts["field"] = self.field[:_LONGEST_VALUE]
+        if self.value is not None:
+            parts["value"] = _shortened(self.value)
+        if self.limit is not None:
+            parts["limit"] = _shortened(self.limit)
+        if self.remedy is not None:
+            parts["remedy"] = self.remedy[:400]
+        if self.retry_after_s is not None:
+            parts["retry_after_s"] = self.retry_after_s
+        return {"error": parts}
+
+
+class InvalidRequest(RagError):  # noqa: N818 - named for what happened, like the rest of the tree
+    """The request itself is wrong; sending it again unchanged can't help."""
+
+    code = "invalid_request"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The body has more bytes than the cap."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMedia(InvalidRequest):
+    """A Content-Type or Accept that this server does not speak."""
+
+    code = "unsupported_media"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt or the output asked for can't fit the context of this deployment."""
+
+    code = "prompt_too_long"
+
+
+class Overloaded(RagError):  # noqa: N818
+    """Every place in the queue is taken."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class NotReady(RagError):  # noqa: N818
+    """Still loading, or draining before a stop."""
+
+    code = "not_ready"
+    retryable = True
+
+
+class GenerationFailed(RagError):  # noqa: N818
+    """The engine broke on this request, and only on this one."""
+
+    code = "generation_failed"
+
+
+class ModelRefused(RagError):  # noqa: N818
+    """A model that can't run here, by name and with the reason."""
+
+    code = "model_refused"
+
+
+class IndexRefused(RagError):  # noqa: N818
+    """An index that is corrupt, foreign, or made by another embedder."""
+
+    code = "index_refused"
+
+
+_STATUS: dict[type[RagError], int] = {
+    InvalidRequest: 400,
+    PayloadTooLarge: 413,
+    UnsupportedMedia: 415,
+    PromptTooLong: 422,
+    Overloaded: 429,
+    NotReady: 503,
+    GenerationFailed: 500,
+    ModelRefused: 503,
+    IndexRefused: 503,
+    RagError: 500,
+}
+
+
+def status_of(error: RagError) -> int:
+    """The HTTP status of `error`: its own class's, else its nearest ancestor's."""
+    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+
+
+def _shortened(value: object) -> object:
+    if isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

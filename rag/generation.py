@@ -1,0 +1,162 @@
+"""The LLM: a directory or a hub id becomes a Generator, messages become token ids, token ids become text."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rag.engine import Engine, Ticket
+from rag.errors import ModelRefused, RagError
+from rag.seams import Delta, FinishReason, Message, Sampling
+from rag.text import TextStream
+from rag.torch_slots import TorchSlots
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TextGenerator:
+    """Fills the Generator seam with a transformers causal LM on this process's engine."""
+
+    def __init__(self, name: str, tokenizer: Any, engine: Engine) -> None:
+        self.name = name
+        self.engine = engine
+        self._tokenizer = tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that a prompt and its output may have together."""
+        return self.engine.max_model_len
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """By the chat template where there is one, else the contents a paragraph each."""
+        if self._tokenizer.chat_template is None:
+            text = "\n\n".join(message.content for message in messages) + "\n\n"
+            return list(self._tokenizer(text)["input_ids"])
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        encoded = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> TextDeltas:
+        """See Generator.generate."""
+        ticket = self.engine.submit(prompt_ids, sampling)
+        return TextDeltas(ticket, TextStream(self._tokenizer.backend_tokenizer, sampling.stop), sampling.deadline_s)
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self.engine.stop()
+
+
+class TextDeltas:
+    """The deltas of one generation, decoded in the caller's thread so that the engine's never waits for text."""
+
+    def __init__(self, ticket: Ticket, text: TextStream, deadline_s: float | None) -> None:
+        self._ticket = ticket
+        self._text = text
+        self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
+        self._done = False
+
+    def __iter__(self) -> TextDeltas:
+        return self
+
+    def __next__(self) -> Delta:
+        """The next delta, as long as there is one; it may carry a token without any text yet."""
+        if self._done:
+            raise StopIteration
+        remaining_s = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+        try:
+            event = self._ticket.events.get(timeout=remaining_s)
+        except queue.Empty:
+            return self._finish("deadline", new_tokens=0)
+        if isinstance(event, RagError):
+            self._done = True
+            raise event
+        new_tokens = 0 if event.token is None else 1
+        shown = "" if event.token is None else self._text.push(event.token)
+        if self._text.stopped:
+            return self._finish("stop", new_tokens, shown)
+        if event.finish_reason is not None:
+            return self._finish(event.finish_reason, new_tokens, shown)
+        return Delta(shown, new_tokens)
+
+    def close(self) -> None:
+        """Cancel the generation if it still runs."""
+        if not self._done:
+            self._done = True
+            self._ticket.cancel()
+
+    def _finish(self, reason: FinishReason, new_tokens: int, shown: str = "") -> Delta:
+        self.close()
+        return Delta(shown + self._text.flush(), new_tokens, reason)
+
+
+def load_generator(
+    source: str,
+    *,
+    dtype: str,
+    device: str,
+    context_tokens: int | None,
+    concurrency: int,
+    max_waiting: int,
+    max_batch_tokens: int = 512,
+    trust_remote_code: bool = False,
+) -> TextGenerator:
+    """Load a model directory, or a hub id from the local cache, and allocate its KV memory.
+
+    `context_tokens` None takes the model's own maximum. Weights come from safetensors only. Raises ModelRefused, by
+    name, for a source that is not there, has no safetensors or no fast tokenizer, or can't run here.
+    """
+    offline: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **offline)
+        tokenizer = AutoTokenizer.from_pretrained(source, **offline)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **offline)
+        model.to(device)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelRefused(
+            f"the LLM {source!r} can't be loaded: {_first_line(error)}",
+            field="LLM",
+            value=source,
+            remedy="give a directory with config.json, tokenizer.json and *.safetensors, or a cached hub id",
+        ) from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelRefused(
+            f"the LLM {source!r} has no fast tokenizer", field="LLM", value=source, remedy="add tokenizer.json"
+        )
+    longest = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0)
+    max_model_len = context_tokens or longest or 2048
+    if longest and max_model_len > longest:
+        raise ModelRefused(
+            f"CONTEXT {max_model_len} exceeds what {source!r} was made for",
+            field="CONTEXT",
+            value=max_model_len,
+            limit=longest,
+            remedy=f"set CONTEXT to {longest} or less",
+        )
+    engine = Engine(
+        TorchSlots(model, max_model_len=max_model_len),
+        num_blocks=concurrency,
+        max_model_len=max_model_len,
+        max_batch_tokens=max_batch_tokens,
+        max_waiting=max_waiting,
+        eos_ids=_eos_ids(model, tokenizer),
+    )
+    return TextGenerator(Path(source).name, tokenizer, engine)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """All ids that end an answer: a generation config may name several."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return sorted({int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
