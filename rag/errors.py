@@ -3,10 +3,12 @@
     RagError
     ├── InvalidRequest          the body can't be read, or a field of it is wrong
     │   ├── PayloadTooLarge     more bytes than the cap
-    │   ├── UnsupportedMedia    a Content-Type or Accept that is not spoken here
+    │   ├── UnsupportedMedia    a Content-Type that is not spoken here
+    │   ├── NotAcceptable       an Accept that is not spoken here
     │   └── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
     ├── Overloaded              every place is taken: come back later
-    ├── NotReady                models are still loading, or the server is draining
+    ├── NotReady                models are still loading
+    │   └── Failed              loading failed or the engine died: only a restart helps
     ├── GenerationFailed        the engine broke on this request
     ├── ModelRefused            a model that can't run here, refused by name at load
     └── IndexRefused            an index that is corrupt, foreign or made by another embedder
@@ -75,9 +77,15 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class UnsupportedMedia(InvalidRequest):
-    """A Content-Type or Accept that this server does not speak."""
+    """A Content-Type that this server does not speak."""
 
     code = "unsupported_media"
+
+
+class NotAcceptable(InvalidRequest):
+    """An Accept that names nothing this server can send."""
+
+    code = "not_acceptable"
 
 
 class PromptTooLong(InvalidRequest):
@@ -94,10 +102,17 @@ class Overloaded(RagError):  # noqa: N818
 
 
 class NotReady(RagError):  # noqa: N818
-    """Still loading, or draining before a stop."""
+    """Still loading."""
 
     code = "not_ready"
     retryable = True
+
+
+class Failed(NotReady):
+    """Loading failed, or the engine died. The same container will not recover."""
+
+    code = "failed"
+    retryable = False
 
 
 class GenerationFailed(RagError):  # noqa: N818
@@ -122,6 +137,7 @@ _STATUS: dict[type[RagError], int] = {
     InvalidRequest: 400,
     PayloadTooLarge: 413,
     UnsupportedMedia: 415,
+    NotAcceptable: 406,
     PromptTooLong: 422,
     Overloaded: 429,
     NotReady: 503,

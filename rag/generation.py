@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
 from rag.errors import ModelRefused, RagError
 from rag.seams import Delta, FinishReason, Message, Sampling
@@ -27,6 +28,11 @@ class TextGenerator:
         self.name = name
         self.engine = engine
         self._tokenizer = tokenizer
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self.engine.alive
 
     @property
     def max_model_len(self) -> int:
@@ -113,13 +119,19 @@ def load_generator(
     `context_tokens` None takes the model's own maximum. Weights come from safetensors only. Raises ModelRefused, by
     name, for a source that is not there, has no safetensors or no fast tokenizer, or can't run here.
     """
-    offline: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    directory = resolve_model(source)
+    refuse_pickle(directory)
+    if not trust_remote_code:
+        refuse_remote_code(directory)
+    trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(source, **offline)
-        tokenizer = AutoTokenizer.from_pretrained(source, **offline)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True, **offline)
+        config = AutoConfig.from_pretrained(directory, **trusted)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **trusted)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
+        )
         model.to(device)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # whatever the library chokes on, the model is what can't be served
         raise ModelRefused(
             f"the LLM {source!r} can't be loaded: {_first_line(error)}",
             field="LLM",

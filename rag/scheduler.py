@@ -101,9 +101,11 @@ class Scheduler:
         return self._pool.available
 
     def add(self, sequence: SequenceState) -> None:
-        """Queue `sequence`. Raises Overloaded when `max_waiting` others wait already."""
+        """Start or queue `sequence`. Raises Overloaded when it would have to wait behind `max_waiting` others."""
+        self.waiting.append(sequence)
         self._admit()
-        if self.waiting and len(self.waiting) >= self.max_waiting:
+        if len(self.waiting) > self.max_waiting:
+            self.waiting.remove(sequence)
             raise Overloaded(
                 f"{len(self.running)} requests run and {len(self.waiting)} wait",
                 field="queue",
@@ -112,7 +114,6 @@ class Scheduler:
                 remedy="try again after the time given, or deploy with more CONCURRENCY",
                 retry_after_s=1.0,
             )
-        self.waiting.append(sequence)
 
     def schedule(self) -> list[Work]:
         """The next step: every decode, then prompts in order, in chunks, until the token budget is used."""

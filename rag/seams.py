@@ -90,6 +90,9 @@ class Embedder(Protocol):
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dimension), each row of length 1."""
 
+    def close(self) -> None:
+        """Stop. Embeds nothing afterwards."""
+
 
 class Retriever(Protocol):
     """A question to passages, best first."""
@@ -113,6 +116,10 @@ class Generator(Protocol):
         """The model's name, as answers report it."""
 
     @property
+    def alive(self) -> bool:
+        """Whether it can still answer; once False it stays so."""
+
+    @property
     def max_model_len(self) -> int:
         """Tokens that a prompt and its output may have together."""
 
@@ -121,3 +128,6 @@ class Generator(Protocol):
 
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> DeltaStream:
         """Start a generation. Raises Overloaded, NotReady, PromptTooLong or InvalidRequest at once."""
+
+    def close(self) -> None:
+        """Stop. What still runs ends in GenerationFailed."""

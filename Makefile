@@ -1,0 +1,69 @@
+# Two commands on a fresh machine: `make run` and `make test`. Everything they need is installed by them.
+
+VENV    ?= .venv
+PYTHON  ?= python3
+# The torch to install: CPU by default. For a CUDA build name its wheel index as well:
+#   make install TORCH="torch==2.13.0 --index-url <the CUDA wheels' index>"
+TORCH   ?= torch==2.13.0
+CORPUS  ?= corpus
+INDEX   ?= build/index
+HOST    ?= 127.0.0.1
+PORT    ?= 8080
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: VENV PYTHON TORCH CORPUS INDEX HOST PORT, and every setting that `$(PY) serve --help` lists\n'
+
+.PHONY: run
+run: install index ## Install what is missing, build the index, serve, and show how to ask
+	@HOST=$(HOST) PORT=$(PORT) INDEX=$(INDEX) exec $(PY) serve --example
+
+.PHONY: install
+install: $(VENV)/.installed ## Install the pinned requirements into $(VENV)
+
+.PHONY: index
+index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
+
+$(INDEX)/manifest.json: $(VENV)/.installed $(shell find $(CORPUS) -type f 2>/dev/null)
+	@echo "Building the index of $(CORPUS)"
+	@HF_HUB_OFFLINE=1 $(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX)
+
+.PHONY: test
+test: check index ## Lint, type-check, then every test
+	@$(PY) -m pytest
+
+.PHONY: check
+check: $(VENV)/.installed-test ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
+
+.PHONY: bench
+bench: install index $(VENV)/.installed-test ## What is measured, one script a question (see benchmarks/)
+	@$(PY) -m benchmarks.load
+
+.PHONY: clean
+clean: ## Remove what was built, but not the virtual environment
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(PY):
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Installing python3-venv"; apt-get -qq update && apt-get -qq install -y python3-venv; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(PY)
+	@echo "Installing $(firstword $(TORCH)) and requirements.txt into $(VENV) (a few minutes the first time)"
+	@$(PIP) install $(TORCH)
+	@$(PIP) install -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	@echo "Installing requirements-test.txt"
+	@$(PIP) install -r requirements-test.txt
+	@touch $@

@@ -1,0 +1,40 @@
+"""What a first run shows: two questions, their answers, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from typing import Any
+
+_QUESTIONS = ("Qual a capital do Brasil?", "What is the capital of Brazil?")
+
+
+def show(url: str) -> None:
+    """Ask the server at `url` over HTTP, as any client would, and print the exchange on stdout."""
+    lines = ["", f"Ready at {url}", ""]
+    for question in _QUESTIONS:
+        answer = _ask(url, {"query": question})
+        cited = next((source for source in answer["sources"] if source["cited"]), None)
+        origin = f"   ({cited['title']}, {cited['id']})" if cited else ""
+        lines += [f"  {question}", f"  → {answer['text']}{origin}", ""]
+    lines += [
+        "Ask it yourself, plain or streamed:",
+        f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{_body(_QUESTIONS[0])}'",
+        f"  curl -sN {url}/invocations -H 'Content-Type: application/json' -d '{_body(_QUESTIONS[1], stream=True)}'",
+        "Stop with Ctrl-C.",
+        "",
+    ]
+    print("\n".join(lines), file=sys.stdout, flush=True)
+
+
+def _body(question: str, **more: object) -> str:
+    return json.dumps({"query": question, **more}, ensure_ascii=False)
+
+
+def _ask(url: str, body: dict[str, object]) -> Any:
+    request = urllib.request.Request(
+        f"{url}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)

