@@ -32,7 +32,8 @@ index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
 
 $(INDEX)/manifest.json: $(VENV)/.installed $(shell find $(CORPUS) -type f 2>/dev/null)
 	@echo "Building the index of $(CORPUS)"
-	@HF_HUB_OFFLINE=1 $(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX)
+	@HF_HUB_OFFLINE=1 $(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
+		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL))
 
 .PHONY: test
 test: check index ## Lint, type-check, then every test

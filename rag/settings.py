@@ -104,6 +104,7 @@ def table() -> list[tuple[str, str, str]]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = getattr(shown, name)
-        text = "" if default is None else str(default).replace(f"{_HERE}/", "")
+        plain = int(default) if isinstance(default, bool) else default
+        text = "" if plain is None else str(plain).replace(f"{_HERE}/", "")
         rows.append((name.upper(), text, field.description or ""))
     return rows

@@ -209,7 +209,7 @@ class TorchSlots:
         if key not in step.masks:
             cells = torch.arange(length, device=self.device)
             queries = torch.arange(start, length, device=self.device)[:, None]
-            step.masks[key] = _visible(cells, queries, window).repeat(group, 1)
+            step.masks[key] = self._additive(_visible(cells, queries, window).repeat(group, 1))
         return step.masks[key]
 
     def _decode_mask(self, step: _Step, window: int | None) -> torch.Tensor:
@@ -219,8 +219,13 @@ class TorchSlots:
             positions = torch.zeros(step.decode_width, dtype=torch.long, device=self.device)
             positions[step.decode_slots] = step.decode_positions
             cells = torch.arange(step.decode_length, device=self.device)
-            step.masks[key] = _visible(cells, positions[:, None], window)[:, None, None]
+            step.masks[key] = self._additive(_visible(cells, positions[:, None], window)[:, None, None])
         return step.masks[key]
+
+    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
+        """0 where a query sees a cell, −∞ elsewhere. Made once a step: a boolean would be converted in every layer."""
+        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=self.device)
+        return mask.masked_fill_(~visible, float("-inf"))
 
     @torch.inference_mode()
     def _forward_alone(self, ids: Sequence[int]) -> torch.Tensor:
@@ -294,7 +299,7 @@ def _attention(
     scores = (query @ keys.transpose(-1, -2)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.float().masked_fill(~mask, float("-inf"))
+    scores = scores.float() + mask
     if sinks is not None:
         sink = sinks.float()[None, :, :, None].expand(scores.shape[0], -1, -1, 1)
         scores = torch.cat([scores, sink], dim=-1)
