@@ -14,8 +14,11 @@ RAG = {path.stem for path in (ROOT / "rag").glob("*.py")} - {"__init__"}
 # Upper rows may import lower rows and their own, never the other way round.
 STOREYS = [
     {"load", "example", "boot"},
-    {"pipeline", "wire", "retrieval", "prompt", "build_index", "grounding", "remote"},
-    {"generation", "index", "documents", "embedding", "engine", "torch_slots", "schema", "settings", "admission", "chunking"},
+    {"pipeline", "wire", "retrieval", "fusion", "prompt", "build_index", "grounding", "remote"},
+    {
+        "generation", "engine", "torch_slots", "index", "documents", "chunking", "embedding", "reranking", "schema",
+        "settings", "admission",
+    },
     {
         "scheduler", "sampling", "backend", "text", "checkpoint", "microbatch", "index_store", "lexical", "passages",
         "vectors", "language",

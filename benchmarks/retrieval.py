@@ -1,0 +1,207 @@
+"""Does the right document come first? BM25, vectors, reciprocal rank fusion, and the fusion that is served.
+
+    python -m benchmarks.retrieval SQUAD.json                  paragraphs and questions of a file in SQuAD's format
+    python -m benchmarks.retrieval --documents corpus          the questions of benchmarks/questions.jsonl, by language
+
+Documents are cut, indexed and searched as the server does it. A document's score is its best chunk's. Prints recall@1,
+recall@5 and the mean reciprocal rank (MRR), the time one question takes, and for the questions without an answer how
+high the best passage scores. The last line of its output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
+from rag.chunking import Chunker
+from rag.documents import Document, read_folder
+from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
+from rag.errors import RagError
+from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
+from rag.index import Index, build_index, indexed_text
+from rag.language import detect_language
+from rag.retrieval import HybridRetriever
+
+_QUESTIONS = Path(__file__).parent / "questions.jsonl"
+_RRF_CONSTANT = 60  # Cormack, Clarke and Büttcher, SIGIR 2009
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the id of the document that answers it; None when none does."""
+
+    text: str
+    document: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Shares of the questions, and the mean of 1 / rank."""
+
+    recall_at_1: float
+    recall_at_5: float
+    mrr: float
+
+    @classmethod
+    def of(cls, ranks: Sequence[int]) -> Quality:
+        """From the rank of the right document, 1 being the first, for each question."""
+        found = np.array(ranks)
+        return cls(float(np.mean(found == 1)), float(np.mean(found <= 5)), float(np.mean(1 / found)))
+
+
+def read_squad(path: Path) -> tuple[list[Document], dict[str, list[Question]]]:
+    """Each paragraph a document, and the questions by the file's name."""
+    documents: list[Document] = []
+    questions: list[Question] = []
+    for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+        for paragraph in article["paragraphs"]:
+            name, text = f"paragraph {len(documents)}", paragraph["context"]
+            # No title: it would tell which article a paragraph is from, which is half the question.
+            documents.append(Document(name, "", text, {"language": detect_language(text), "source": name}))
+            questions += [Question(asked["question"], name) for asked in paragraph["qas"]]
+    return documents, {path.name: questions}
+
+
+def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Question]]]:
+    """The folder's documents, and the project's questions by language."""
+    documents = read_folder(folder).documents
+    groups: dict[str, list[Question]] = {}
+    for line in _QUESTIONS.read_text(encoding="utf-8").splitlines():
+        asked = json.loads(line)
+        # A line of a .jsonl file is named after its file and its id; the index knows it by the id.
+        document = asked["source"] and asked["source"].rpartition("#")[2]
+        groups.setdefault(asked["language"], []).append(Question(asked["question"], document))
+    return documents, groups
+
+
+class Bench:
+    """An index of the documents and everything that searches it."""
+
+    def __init__(self, documents: Sequence[Document], embedder: SentenceTransformerEmbedder, directory: Path) -> None:
+        self._embedder = embedder
+        chunker = Chunker(embedder.token_spans, min(DEFAULT_CHUNK_TOKENS, embedder.max_tokens), DEFAULT_OVERLAP_TOKENS)
+        chunks = list(chunker(documents))
+        with tqdm(total=len(chunks), desc="embedding", unit="passage") as bar:
+            vectors = embedder.embed_passages([indexed_text(chunk) for chunk in chunks], progress=bar.update)
+        build_index(chunks, vectors, directory, embedder=embedder.name)
+        self._index = Index.load(directory, embedder)
+        weights = MULTILINGUAL_EMBEDDER if embedder.reads_portuguese() else ENGLISH_EMBEDDER
+        self._fusion = Fusion(embedder, weights)
+        self._retriever = HybridRetriever(self._index, embedder, fusion=self._fusion)
+        self._numbers = {name: i for i, name in enumerate(dict.fromkeys(chunk.document for chunk in chunks))}
+        self._document_of_row = np.array([self._numbers[chunk.document] for chunk in chunks])
+        self.passages = len(chunks)
+
+    def ranks(self, question: Question) -> dict[str, int]:
+        """Where each way of ranking puts the right document."""
+        query = self._embedder.embed_queries([question.text])[0]
+        cosines = self._index.cosines(query, np.arange(self.passages))
+        lexical = self._index.lexical_scores(question.text)
+        fused = self._fusion.scores(
+            question.text, query, cosines=cosines, lexical=lexical, is_english=self._index.is_english
+        )
+        by_document = {"BM25": lexical, "vectors": cosines, "weighted": fused}
+        by_document = {name: self._best_of_documents(scores) for name, scores in by_document.items()}
+        by_document["RRF"] = _reciprocal_ranks(by_document["BM25"]) + _reciprocal_ranks(by_document["vectors"])
+        right = self._numbers[str(question.document)]
+        return {name: int(np.flatnonzero(_order(scores) == right)[0]) + 1 for name, scores in by_document.items()}
+
+    def best_score(self, question: str) -> tuple[float, float]:
+        """The score of the best passage as it is served, and the seconds it took."""
+        start_s = time.perf_counter()
+        passages = self._retriever.retrieve(question, top_k=3)
+        return passages[0].score, time.perf_counter() - start_s
+
+    def _best_of_documents(self, scores: Scores) -> Scores:
+        best = np.full(len(self._numbers), -np.inf, dtype=np.float32)
+        np.maximum.at(best, self._document_of_row, scores)
+        return best
+
+
+def _order(scores: Scores) -> NDArray[np.int64]:
+    return np.argsort(-scores, kind="stable")
+
+
+def _reciprocal_ranks(scores: Scores) -> Scores:
+    ranks = np.empty(len(scores), dtype=np.float32)
+    ranks[_order(scores)] = np.arange(1, len(scores) + 1)
+    return np.float32(1) / (_RRF_CONSTANT + ranks)
+
+
+def measure(bench: Bench, name: str, questions: Sequence[Question], console: Console) -> dict[str, object]:
+    """Print one group's table; the figures in it."""
+    ranks: dict[str, list[int]] = {"BM25": [], "vectors": [], "RRF": [], "weighted": []}
+    best: dict[bool, list[float]] = {True: [], False: []}
+    seconds = []
+    for question in tqdm(questions, desc=name, unit="question"):
+        score, took_s = bench.best_score(question.text)
+        seconds.append(took_s)
+        best[question.document is not None].append(score)
+        if question.document is not None:
+            for way, rank in bench.ranks(question).items():
+                ranks[way].append(rank)
+    qualities = {way: Quality.of(found) for way, found in ranks.items()}
+    table = Table(title=f"{name}: {len(best[True])} questions, {bench.passages} passages")
+    for heading in ("ranking", "recall@1", "recall@5", "MRR"):
+        table.add_column(heading, justify="left" if heading == "ranking" else "right")
+    for way, quality in qualities.items():
+        table.add_row(way, f"{quality.recall_at_1:.3f}", f"{quality.recall_at_5:.3f}", f"{quality.mrr:.3f}")
+    console.print(table)
+    milliseconds = 1000 * statistics.median(seconds)
+    line = f"a question takes {milliseconds:.1f} ms (median); its best passage scores {_spread(best[True])}"
+    console.print(line + (f", {_spread(best[False])} when nothing answers it" if best[False] else ""), "\n")
+    return {
+        **{way: {"recall@1": q.recall_at_1, "recall@5": q.recall_at_5, "mrr": q.mrr} for way, q in qualities.items()},
+        "questions": len(best[True]),
+        "median_ms": milliseconds,
+        "best_score_answerable": best[True] and statistics.median(best[True]),
+        "best_score_unanswerable": best[False] and statistics.median(best[False]),
+    }
+
+
+def _spread(scores: Sequence[float]) -> str:
+    low, middle, high = np.quantile(scores, (0.05, 0.5, 0.95))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f} in nine of ten)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("squad", nargs="?", type=Path, help="a file in SQuAD's format")
+    source.add_argument("--documents", type=Path, help="a folder, asked the questions of benchmarks/questions.jsonl")
+    parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
+    options = parser.parse_args(arguments)
+    documents, groups = read_corpus(options.documents) if options.documents else read_squad(options.squad)
+    console = Console()
+    try:
+        embedder = SentenceTransformerEmbedder.load(options.embedding_model)
+    except RagError as error:
+        console.print(f"error: {error.message}")
+        return 2
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(documents, embedder, Path(directory) / "index")
+        figures = {name: measure(bench, name, questions, console) for name, questions in groups.items()}
+    embedder.close()
+    print(json.dumps({"embedder": embedder.name, "passages": bench.passages, "groups": figures}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

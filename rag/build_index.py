@@ -1,0 +1,122 @@
+"""The command that builds an index from a folder: `python -m rag.build_index --documents corpus --output build/index`.
+
+Progress and what was left out go to stderr, the summary to stdout. Exit code 2 for input that can't be indexed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rag.chunking import Chunker
+from rag.documents import Folder, read_folder
+from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
+from rag.errors import InvalidRequest, RagError
+from rag.index import DEFAULT_FACTORY, build_index, indexed_text
+
+# Longer chunks blur what a vector says, even where a model could read them.
+DEFAULT_CHUNK_TOKENS = 256
+DEFAULT_OVERLAP_TOKENS = 64
+
+
+def build(
+    documents: Path,
+    output: Path,
+    embedder: SentenceTransformerEmbedder,
+    *,
+    factory: str = DEFAULT_FACTORY,
+    chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+    overlap_tokens: int = DEFAULT_OVERLAP_TOKENS,
+) -> str:
+    """Read, cut, embed and write; the summary, one line. Raises what each step raises."""
+    start_s = time.monotonic()
+    folder = read_folder(documents)
+    for note in folder.notes:
+        print(f"left out: {note}", file=sys.stderr)
+    if not folder.documents:
+        raise InvalidRequest(f"{documents} has no document to index", field="documents", value=str(documents))
+    chunker = Chunker(embedder.token_spans, min(chunk_tokens, embedder.max_tokens), overlap_tokens)
+    chunks = list(chunker(tqdm(folder.documents, desc="chunking", unit="document")))
+
+    with tqdm(total=len(chunks), desc="embedding", unit="passage") as bar:
+        vectors = embedder.embed_passages([indexed_text(chunk) for chunk in chunks], progress=bar.update)
+    manifest = build_index(chunks, vectors, output, embedder=embedder.name, factory=factory)
+    size_mib = sum(path.stat().st_size for path in output.rglob("*")) / 2**20
+    return (
+        f"{output}: {manifest.passages} passages of {manifest.documents} documents ({chunker.duplicates} repeated ones "
+        f"dropped{_left_out(folder)}), {manifest.factory} over {manifest.dimension} dimensions by {manifest.embedder}, "
+        f"{size_mib:.1f} MiB, {time.monotonic() - start_s:.1f} s"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    options = _parser().parse_args(arguments)
+    embedder = None
+    try:
+        embedder = SentenceTransformerEmbedder.load(
+            options.embedding_model,
+            device=options.device,
+            query_prefix=options.query_prefix,
+            passage_prefix=options.passage_prefix,
+            trust_remote_code=options.trust_remote_code,
+        )
+        summary = build(
+            options.documents,
+            options.output,
+            embedder,
+            factory=options.factory,
+            chunk_tokens=options.chunk_tokens,
+            overlap_tokens=options.overlap_tokens,
+        )
+    except RagError as error:
+        print(f"error: {error.message}" + (f" ({error.remedy})" if error.remedy else ""), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {options.output} can't be written: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if embedder is not None:
+            embedder.close()
+    print(summary)
+    return 0
+
+
+def _left_out(folder: Folder) -> str:
+    return f", {len(folder.notes)} things left out, named above" if folder.notes else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rag.build_index", description=__doc__.split("\n")[0])
+    parser.add_argument("--documents", type=Path, required=True, help="folder of .txt, .md and .jsonl files")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the index; replaced if it exists")
+    parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string (default: %(default)s)")
+    parser.add_argument("--embedding-model", default=DEFAULT_MODEL, help="directory or hub id (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the embedding model runs (default: %(default)s)")
+    parser.add_argument("--query-prefix", help="instead of the embedding model's own")
+    parser.add_argument("--passage-prefix", help="instead of the embedding model's own")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's directory")
+    parser.add_argument("--chunk-tokens", type=_positive, default=DEFAULT_CHUNK_TOKENS, help="default: %(default)s")
+    parser.add_argument("--overlap-tokens", type=_natural, default=DEFAULT_OVERLAP_TOKENS, help="default: %(default)s")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (number := _natural(text)) < 16:
+        raise argparse.ArgumentTypeError(f"{number} tokens are too few for a passage: at least 16")
+    return number
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

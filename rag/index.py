@@ -1,0 +1,136 @@
+"""The index: passages, their vectors and their terms, built into one directory and loaded from it.
+
+There is one way to have an index, which is to load one; `build_index` writes it. Knows nothing about how its two
+searches are put together: that is retrieval's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag import lexical
+from rag.errors import IndexRefused
+from rag.index_store import REBUILD, Manifest, read_manifest, write_manifest, writing
+from rag.lexical import LexicalIndex
+from rag.passages import Chunk, Filters, PassageStore, Rows, write_passages
+from rag.seams import Embedder, Vectors
+from rag.vectors import VectorIndex
+
+DEFAULT_FACTORY = "Flat"
+
+_PASSAGES, _VECTORS, _LEXICAL = "passages.jsonl", "vectors.faiss", "lexical"
+_FILES = (_PASSAGES, _VECTORS, *(f"{_LEXICAL}/{name}" for name in lexical.FILES))
+
+
+def indexed_text(chunk: Chunk) -> str:
+    """What is embedded and searched of a chunk: the title and the text."""
+    return f"{chunk.title}\n{chunk.text}"
+
+
+def build_index(
+    chunks: Sequence[Chunk],
+    vectors: Vectors,
+    directory: Path,
+    *,
+    embedder: str,
+    factory: str = DEFAULT_FACTORY,
+) -> Manifest:
+    """Write the index of `chunks` to `directory`, replacing the one that is there in one step.
+
+    `vectors` (chunks, dimension) are those of each chunk's indexed_text by the embedder named `embedder`, which a
+    loader will be held to. Raises IndexRefused for no chunks, and for a factory string that can't be built over them.
+    """
+    if not chunks:
+        raise IndexRefused("there is nothing to index: no document has any text", remedy="add documents")
+    manifest = Manifest(
+        embedder=embedder,
+        dimension=vectors.shape[1],
+        factory=factory,
+        passages=len(chunks),
+        documents=len({chunk.document for chunk in chunks}),
+    )
+    with writing(directory) as draft:
+        write_passages(draft / _PASSAGES, chunks)
+        VectorIndex.build(vectors, factory).save(draft / _VECTORS)
+        texts = map(indexed_text, chunks)
+        LexicalIndex.build(texts, PassageStore(draft / _PASSAGES).languages).save(draft / _LEXICAL)
+        write_manifest(draft, manifest, _FILES)
+    return manifest
+
+
+class Index:
+    """A loaded index. Safe to search from many threads; files stay mapped until it is garbage."""
+
+    def __init__(self, manifest: Manifest, passages: PassageStore, vectors: VectorIndex, terms: LexicalIndex) -> None:
+        self.manifest = manifest
+        self._passages = passages
+        self._vectors = vectors
+        self._lexical = terms
+        self.is_english: NDArray[np.bool_] = np.array([language == "en" for language in passages.languages])
+
+    @classmethod
+    def load(cls, directory: Path, embedder: Embedder) -> Index:
+        """Verify and map the index in `directory`, for queries that `embedder` will embed.
+
+        Raises IndexRefused, naming the file or the two values and the remedy, when a file is missing, changed or
+        foreign, or when the index was made by another embedder or in another dimension.
+        """
+        manifest = read_manifest(directory, _FILES)
+        if manifest.embedder != embedder.name:
+            raise _mismatch(directory, "embedder", manifest.embedder, embedder.name)
+        if manifest.dimension != embedder.dimension:
+            raise _mismatch(directory, "dimension", manifest.dimension, embedder.dimension)
+        passages = PassageStore(directory / _PASSAGES)
+        vectors = VectorIndex.load(directory / _VECTORS)
+        terms = LexicalIndex.load(directory / _LEXICAL, passages.languages)
+        stored = (len(passages), len(vectors), vectors.dimension)
+        if stored != (manifest.passages, manifest.passages, manifest.dimension):
+            raise IndexRefused(
+                f"{directory} holds {stored[0]} passages and {stored[1]} vectors of {stored[2]}; its manifest says "
+                f"{manifest.passages} of {manifest.dimension}",
+                value=str(directory),
+                remedy=REBUILD,
+            )
+        return cls(manifest, passages, vectors, terms)
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    @property
+    def fields(self) -> list[str]:
+        """The metadata that filters may name."""
+        return self._passages.fields
+
+    def matching(self, filters: Filters | None) -> Rows | None:
+        """The rows that pass `filters`; None for all of them. Raises InvalidRequest for an unknown field."""
+        return self._passages.matching(filters) if filters else None
+
+    def nearest(self, query: NDArray[np.float32], count: int, allowed: Rows | None = None) -> Rows:
+        """The rows of the `count` passages nearest to the unit vector `query` among `allowed`."""
+        return self._vectors.nearest(query, count, allowed)
+
+    def cosines(self, query: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
+        """(len(rows),): the cosine of `query` with each passage."""
+        return self._vectors.cosines(query, rows)
+
+    def lexical_scores(self, question: str) -> NDArray[np.float32]:
+        """(passages,): how much of the question's terms each passage holds, in [0, 1)."""
+        return self._lexical.scores(question)
+
+    def chunk(self, row: int) -> Chunk:
+        """The chunk with the number `row`."""
+        return self._passages[row]
+
+
+def _mismatch(directory: Path, name: str, indexed: object, loaded: object) -> IndexRefused:
+    return IndexRefused(
+        f"the index in {directory} was made with {name} {indexed!r}, and this server's is {loaded!r}",
+        field=name,
+        value=str(loaded),
+        limit=str(indexed),
+        remedy=f"{REBUILD}, or set the embedding model that made it",
+    )

@@ -1,0 +1,131 @@
+"""BM25 over Portuguese and English texts, by bm25s, with scores that mean the same for every question.
+
+A passage is compared with the question as that passage's own language would read it: stop words and accents dropped,
+words stemmed. Its score is BM25 divided by the most that BM25 could give this question, and so lies in [0, 1).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.errors import IndexRefused
+from rag.seams import Language
+
+# Lucene's defaults (its variant of BM25 has no factor k1 + 1, so that a term's share is below its idf).
+_K1, _B = 1.2, 0.75
+
+_ARRAYS = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy")
+FILES = (*_ARRAYS, "vocab.index.json", "params.index.json")
+
+_WORD = re.compile(r"\w+")
+_STEMMERS: dict[Language, str] = {"pt": "portuguese", "en": "english"}
+_PER_THREAD = threading.local()  # a Stemmer keeps a buffer between calls
+
+
+def fold(text: str) -> str:
+    """Lower case without accents: "Ação" and "acao" are the same word to whoever types in a hurry."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def terms(text: str, language: Language) -> list[str]:
+    """What is indexed of `text`: its words, folded and stemmed, without the stop words of both languages."""
+    words = [word for word in _WORD.findall(fold(text)) if word not in _stop_words()]
+    return list(_stemmer(language).stemWords(words))
+
+
+class LexicalIndex:
+    """A BM25 index with the language of each passage. Safe to search from many threads."""
+
+    def __init__(self, bm25: Any, languages: Sequence[Language]) -> None:
+        self._bm25 = bm25
+        self._is_english = np.array([language == "en" for language in languages], dtype=np.bool_)
+        occurrences = np.diff(bm25.scores["indptr"])
+        # idf as BM25 has it (Lucene's: never negative), of each term by its id.
+        self._idf = np.log1p((len(languages) - occurrences + 0.5) / (occurrences + 0.5))
+        self._unknown_idf = float(np.log1p((len(languages) + 0.5) / 0.5))
+
+    @classmethod
+    def build(cls, texts: Iterable[str], languages: Sequence[Language]) -> LexicalIndex:
+        """Index `texts`, one of each passage, the title included."""
+        import bm25s  # noqa: PLC0415 - heavy
+
+        passages = [terms(text, language) for text, language in zip(texts, languages, strict=True)]
+        # An own, sorted vocabulary makes equal input give an equal index; the empty term keeps it from being empty.
+        vocabulary = {
+            term: i for i, term in enumerate(sorted({"", *(term for passage in passages for term in passage)}))
+        }
+        bm25 = bm25s.BM25(k1=_K1, b=_B, method="lucene")
+        ids = [[vocabulary[term] for term in passage] or [0] for passage in passages]
+        bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
+        return cls(bm25, languages)
+
+    @classmethod
+    def load(cls, directory: Path, languages: Sequence[Language]) -> LexicalIndex:
+        """Map the arrays that `save` wrote. Raises IndexRefused when they aren't plain arrays that fit together."""
+        import bm25s  # noqa: PLC0415 - heavy
+
+        try:
+            bm25 = bm25s.BM25.load(directory, mmap=True, allow_pickle=False, show_progress=False)
+            data, indices, indptr = (bm25.scores[name] for name in ("data", "indices", "indptr"))
+            sound = (
+                bm25.scores["num_docs"] == len(languages)
+                and len(data) == len(indices) == indptr[-1]
+                and len(bm25.vocab_dict) == len(indptr) - 1
+                and (len(indices) == 0 or 0 <= indices.min() <= indices.max() < len(languages))
+            )
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
+            raise IndexRefused(f"{directory} holds no BM25 index: {error}", value=str(directory)) from error
+        if not sound:
+            raise IndexRefused(f"the arrays in {directory} don't fit together", value=str(directory))
+        return cls(bm25, languages)
+
+    def save(self, directory: Path) -> None:
+        """Write the FILES into `directory`: plain .npy arrays and JSON."""
+        self._bm25.save(directory, show_progress=False, allow_pickle=False)
+
+    def scores(self, question: str) -> NDArray[np.float32]:
+        """(passages,): BM25 ÷ Σ idf of the question's terms, in [0, 1). 0 where no term occurs.
+
+        Near 1 means that the passage is full of every term; a passage of average length that has each term once scores
+        1 / (1 + k1) = 0.45. Terms that occur nowhere count in the divisor: what the passages don't know, they lack.
+        """
+        portuguese, english = (frozenset(terms(question, language)) for language in _STEMMERS)
+        if portuguese == english or not self._is_english.any():
+            return self._share(portuguese)
+        if self._is_english.all():
+            return self._share(english)
+        return np.where(self._is_english, self._share(english), self._share(portuguese))
+
+    def _share(self, question: frozenset[str]) -> NDArray[np.float32]:
+        ids = [i for term in sorted(question) if (i := self._bm25.vocab_dict.get(term)) is not None]
+        most = float(self._idf[ids].sum()) + self._unknown_idf * (len(question) - len(ids))
+        scores: NDArray[np.float32] = self._bm25.get_scores_from_ids(ids)
+        return scores / np.float32(most) if most > 0 else scores
+
+
+def _stemmer(language: Language) -> Any:
+    import Stemmer  # noqa: PLC0415 - only needed where texts are indexed or searched
+
+    stemmers: dict[str, Any] = _PER_THREAD.__dict__
+    if language not in stemmers:
+        stemmers[language] = Stemmer.Stemmer(_STEMMERS[language])
+    return stemmers[language]
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    from bm25s.stopwords import STOPWORDS_EN_PLUS, STOPWORDS_PORTUGUESE  # noqa: PLC0415 - heavy
+
+    # The list for Portuguese has no interrogatives but "qual", "quem" and "quando".
+    interrogatives = ("quais", "onde", "aonde", "quanto", "quantos", "quanta", "quantas", "porque")
+    return frozenset(fold(word) for word in (*STOPWORDS_EN_PLUS, *STOPWORDS_PORTUGUESE, *interrogatives))
