@@ -1,0 +1,77 @@
+"""The capacity model: what a workload needs on an accelerator, what fits, and what would help. Standard library only.
+
+>>> from capacity import Engine, Request, Workload, load_hardware, load_model, make_plan
+>>> request = Request(load_model("Qwen2.5-7B"), load_hardware("ml.g5.xlarge"), Workload(4096, 4))
+>>> make_plan(request).plan.instances
+1
+
+Names are loaded when first asked for, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capacity.errors import BrokenFile, CapacityError, InvalidInput, UnknownName
+    from capacity.explain import explain_model
+    from capacity.fixes import Fix, apply_fix, fixes_for, refuse
+    from capacity.hardware import Device, Hardware, load_hardware, this_machine
+    from capacity.kv import KvLayout, largest_context, line_at, session_bytes
+    from capacity.model import Model, load_model, model_from_config
+    from capacity.overheads import Measured
+    from capacity.plan import Plan, Refusal, Verdict, check, make_plan
+    from capacity.workload import Engine, Request, Workload
+
+_HOME = {
+    "errors": ("BrokenFile", "CapacityError", "InvalidInput", "UnknownName"),
+    "explain": ("explain_model",),
+    "fixes": ("Fix", "apply_fix", "fixes_for", "refuse"),
+    "hardware": ("Device", "Hardware", "load_hardware", "this_machine"),
+    "kv": ("KvLayout", "largest_context", "line_at", "session_bytes"),
+    "model": ("Model", "load_model", "model_from_config"),
+    "overheads": ("Measured",),
+    "plan": ("Plan", "Refusal", "Verdict", "check", "make_plan"),
+    "workload": ("Engine", "Request", "Workload"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BrokenFile",
+    "CapacityError",
+    "Device",
+    "Engine",
+    "Fix",
+    "Hardware",
+    "InvalidInput",
+    "KvLayout",
+    "Measured",
+    "Model",
+    "Plan",
+    "Refusal",
+    "Request",
+    "UnknownName",
+    "Verdict",
+    "Workload",
+    "apply_fix",
+    "check",
+    "explain_model",
+    "fixes_for",
+    "largest_context",
+    "line_at",
+    "load_hardware",
+    "load_model",
+    "make_plan",
+    "model_from_config",
+    "refuse",
+    "session_bytes",
+    "this_machine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that `name` lives in."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'capacity' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"capacity.{_MODULE_OF[name]}"), name)

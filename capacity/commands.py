@@ -1,0 +1,178 @@
+"""What each command does with its parsed options. Each returns the exit status; text goes to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from capacity.embedders import embedder_bytes
+from capacity.errors import InvalidInput
+from capacity.explain import explain_model
+from capacity.fixes import refuse
+from capacity.hardware import Hardware, custom_hardware, load_hardware, this_machine
+from capacity.measurements import Measurements, read_measurements
+from capacity.model import load_model
+from capacity.plan import Plan, Refusal, Verdict, check, make_plan
+from capacity.units import GIB
+from capacity.validate import catalogue_files, validate_catalogue, validate_file
+from capacity.workload import Engine, Request, Workload
+
+FITS, DOES_NOT_FIT, INVALID = 0, 3, 2
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Plan: as many instances as the workload takes; 3 where not even one session fits."""
+    request = request_of(args)
+    return _answer(request, make_plan(request), args.json)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Check: 0 where it fits on the instances given (one by default), 3 with the refusal where not."""
+    request = request_of(args)
+    return _answer(request, check(request), args.json)
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """Explain: bytes a token, a session and a rank."""
+    figures = explain_model(
+        load_model(args.model),
+        kv_dtype=args.kv_dtype,
+        weights_dtype=args.weights_dtype,
+        tensor_parallel=args.tensor_parallel,
+        pipeline_parallel=args.pipeline_parallel,
+        context_tokens=args.context,
+        block_size_tokens=args.block_size,
+        hybrid_allocator=not args.no_hybrid_allocator,
+        encoder_tokens=args.encoder_tokens,
+    )
+    if args.json:
+        print(json.dumps(figures, indent=1, ensure_ascii=False))
+        return FITS
+    for name, value in figures.items():
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        gib = f"  ({value / GIB:.3f} GiB)" if isinstance(value, int) and "bytes" in name and value >= GIB // 8 else ""
+        print(f"{name:44} {shown}{gib}")
+    return FITS
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Validate the files given, or the catalogue; 2 where anything is wrong."""
+    files = [Path(name) for name in args.files]
+    problems = [problem for file in files for problem in validate_file(file)] if files else validate_catalogue()
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    names = [str(file) for file in files] or [file.name for file in catalogue_files()]
+    if not problems:
+        print(f"sound: {', '.join(names)}")
+    return INVALID if problems else FITS
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The Request that the flags make; raises CapacityError."""
+    load = Workload(
+        context_tokens=args.context,
+        concurrency=args.concurrency,
+        input_tokens=args.input_tokens,
+        output_tokens=args.output_tokens,
+        encoder_tokens=args.encoder_tokens,
+        embedder_bytes=embedder_bytes(args.embedder) if args.embedder else 0,
+        vectors=args.vectors,
+        dimensions=args.dimensions,
+        index_factory=args.index,
+    )
+    engine = Engine(
+        tensor_parallel=args.tensor_parallel,
+        pipeline_parallel=args.pipeline_parallel,
+        instances=args.instances,
+        utilization=args.utilization,
+        block_size_tokens=args.block_size,
+        kv_dtype=args.kv_dtype,
+        weights_dtype=args.weights_dtype,
+        max_batch_tokens=args.max_batch_tokens,
+        max_sequences=args.max_sequences,
+        hybrid_allocator=not args.no_hybrid_allocator,
+        reserve_bytes=int(args.reserve_gib * GIB),
+        measured=measurements_of(args).memory,
+    )
+    return Request(load_model(args.model), hardware_of(args), load, engine)
+
+
+def measurements_of(args: argparse.Namespace) -> Measurements:
+    """What --measured holds; nothing measured without it."""
+    return read_measurements(Path(args.measured)) if args.measured else Measurements()
+
+
+def hardware_of(args: argparse.Namespace) -> Hardware:
+    """The Hardware that the flags name; raises CapacityError."""
+    if args.hardware.lower() == "custom":
+        return custom_hardware(args.gpus or 1, args.gpu, args.gpu_memory_mib, args.gpu_bandwidth_gb_s, args.gpu_tflops)
+    for flag in ("gpu", "gpus", "gpu_memory_mib", "gpu_bandwidth_gb_s", "gpu_tflops"):
+        if getattr(args, flag) is not None:
+            raise InvalidInput(f"--{flag.replace('_', '-')}", "goes with --hardware custom")
+    if args.memory_gib is not None:
+        if args.hardware.lower() != "cpu":
+            raise InvalidInput("--memory-gib", "goes with --hardware cpu")
+        return this_machine(int(args.memory_gib * GIB))
+    return load_hardware(args.hardware)
+
+
+def _answer(request: Request, verdict: Verdict, as_json: bool) -> int:
+    if verdict.fits:
+        if as_json:
+            told = {"fits": True, "plan": verdict.plan.to_json(), "engine_arguments": verdict.plan.engine_arguments}
+            print(json.dumps(told, indent=1, ensure_ascii=False))
+        else:
+            print(plan_text(verdict.plan))
+        return FITS
+    refusal = refuse(request, verdict)
+    if as_json:
+        print(json.dumps({"fits": False, **refusal.to_json()}, indent=1, ensure_ascii=False))
+    else:
+        print(refusal_text(refusal))
+    return DOES_NOT_FIT
+
+
+def plan_text(made: Plan) -> str:
+    """A plan for a terminal."""
+    what = f"{made.instances} × {made.hardware}"
+    ranks = f"tensor parallel {made.tensor_parallel}" + (
+        f" × pipeline {made.pipeline_parallel}" if made.pipeline_parallel > 1 else ""
+    )
+    lines = [
+        f"{made.model}: {made.concurrency} × {made.context_tokens} tokens fit on {what}",
+        f"  {ranks}, {made.replicas_per_instance} replica(s) a node, {made.sessions_per_instance} sessions a node",
+        f"  KV {made.kv_dtype}: {_gib(made.kv_bytes_per_session)} a session = {made.blocks_per_session} blocks of "
+        f"{made.block_size_tokens} tokens + {_gib(made.slot_bytes)}; "
+        f"{made.num_blocks} blocks, {made.num_slots} slots a rank",
+        f"  a rank needs {_gib(made.need_total_bytes)} of {_gib(made.have_bytes)} "
+        f"({made.utilization:.0%} of {_gib(made.device_bytes)}):",
+    ]
+    lines += [f"    {term.name:20} {_gib(term.bytes):>12}  {term.label}" for term in made.terms]
+    lines.append("  engine: " + " ".join(f"--{name} {value}" for name, value in made.engine_arguments.items()))
+    return "\n".join(lines)
+
+
+def refusal_text(refusal: Refusal) -> str:
+    """A refusal for a terminal: what is short, what would fit, and the remedies, each checked."""
+    need: dict[str, Any] = {name: value for name, value in refusal.need_bytes.items() if value}
+    lines = [
+        refusal.message,
+        "  need "
+        + ", ".join(f"{name} {_gib(value)}" for name, value in need.items())
+        + f"; have {_gib(refusal.have_bytes)}",
+        f"  largest that fits: {refusal.largest_context_tokens} tokens at this concurrency, "
+        f"{refusal.largest_concurrency} sessions at this context",
+    ]
+    if refusal.fixes:
+        lines.append("  any one of these makes it fit (each was checked):")
+        lines += [f"    {number}. {fix.flags}   ({fix.effect})" for number, fix in enumerate(refusal.fixes, 1)]
+    else:
+        lines.append("  no single remedy or pair of them was found that makes it fit")
+    return "\n".join(lines)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f} GiB" if abs(size_bytes) >= GIB / 100 else f"{size_bytes / 2**20:.2f} MiB"
