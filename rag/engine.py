@@ -16,7 +16,7 @@ import torch
 
 from rag.backend import Backend, Segment
 from rag.errors import GenerationFailed, InvalidRequest, NotReady, PromptTooLong, RagError
-from rag.sampling import Sampler, choose
+from rag.sampling import Draw, Sampler, choose
 from rag.scheduler import Scheduler, SequenceState, Work
 from rag.seams import FinishReason, Sampling
 
@@ -27,16 +27,16 @@ _log = logging.getLogger(__name__)
 class TokenEvent:
     """A new token, or the end, or both: a token that ends the sequence by its length carries the reason as well."""
 
-    token: int | None
+    draw: Draw | None
     finish_reason: FinishReason | None = None
 
 
 class Ticket:
     """A submitted request: its events come out of `events`, in order, ending in a finish_reason or an error."""
 
-    def __init__(self, sequence: SequenceState, engine: Engine) -> None:
+    def __init__(self, sequence: SequenceState, sampler: Sampler, engine: Engine) -> None:
         self.sequence = sequence
-        self.sampler = Sampler(sequence.sampling)
+        self.sampler = sampler
         self.events: queue.SimpleQueue[TokenEvent | RagError] = queue.SimpleQueue()
         self._engine = engine
 
@@ -93,7 +93,7 @@ class Engine:
         """Queue a request. Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then."""
         self._guard(prompt_ids, sampling)
         sequence = SequenceState(tuple(prompt_ids), sampling)
-        ticket = Ticket(sequence, self)
+        ticket = Ticket(sequence, Sampler(sampling, prompt_ids, tuple(self._eos_ids)), self)
         with self._wake:
             if not self.alive:
                 raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
@@ -173,28 +173,28 @@ class Engine:
             return
         rows = [row for row, work in enumerate(works) if work.completes]
         tickets = [self._tickets[works[row].sequence] for row in rows]
-        tokens = choose(logits[rows], [ticket.sampler for ticket in tickets]) if rows else []
+        draws = choose(logits[rows], [ticket.sampler for ticket in tickets]) if rows else []
         with self._wake:
             for work in works:
                 work.sequence.num_computed += len(work.new_ids)
-            for ticket, token in zip(tickets, tokens, strict=True):
-                self._accept(ticket, token)
+            for ticket, draw in zip(tickets, draws, strict=True):
+                self._accept(ticket, draw)
 
     def _forward(self, works: Sequence[Work]) -> torch.Tensor:
         return self.backend.step([Segment(work.new_ids, work.start, work.sequence.block_ids) for work in works])
 
-    def _accept(self, ticket: Ticket, token: int | None) -> None:
+    def _accept(self, ticket: Ticket, draw: Draw | None) -> None:
         sequence = ticket.sequence
-        if token is None:
+        if draw is None:
             self._end(sequence, GenerationFailed("the model gave no finite scores for this request"))
-        elif token in self._eos_ids:
+        elif draw.token in self._eos_ids or draw.token in sequence.sampling.stop_ids:
             self._end(sequence, TokenEvent(None, "stop"))
         else:
-            sequence.output_ids.append(token)
+            sequence.output_ids.append(draw.token)
             if len(sequence.output_ids) == sequence.sampling.max_new_tokens:
-                self._end(sequence, TokenEvent(token, "length"))
+                self._end(sequence, TokenEvent(draw, "length"))
             else:
-                ticket.events.put(TokenEvent(token))
+                ticket.events.put(TokenEvent(draw))
 
     def _drop_cancelled(self) -> None:
         for sequence in [sequence for sequence in self._tickets if sequence.cancelled]:

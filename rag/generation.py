@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
 from rag.errors import ModelRefused, RagError
-from rag.seams import Delta, FinishReason, Message, Sampling
+from rag.sampling import Draw
+from rag.seams import Delta, FinishReason, Message, Sampling, TokenDetail
 from rag.text import TextStream
 from rag.torch_slots import TorchSlots
 
@@ -53,7 +55,7 @@ class TextGenerator:
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> TextDeltas:
         """See Generator.generate."""
         ticket = self.engine.submit(prompt_ids, sampling)
-        return TextDeltas(ticket, TextStream(self._tokenizer.backend_tokenizer, sampling.stop), sampling.deadline_s)
+        return TextDeltas(ticket, self._tokenizer.backend_tokenizer)
 
     def close(self) -> None:
         """Stop the engine."""
@@ -63,10 +65,12 @@ class TextGenerator:
 class TextDeltas:
     """The deltas of one generation, decoded in the caller's thread so that the engine's never waits for text."""
 
-    def __init__(self, ticket: Ticket, text: TextStream, deadline_s: float | None) -> None:
+    def __init__(self, ticket: Ticket, tokenizer: Tokenizer) -> None:
+        sampling = ticket.sequence.sampling
         self._ticket = ticket
-        self._text = text
-        self._ends_at = None if deadline_s is None else time.monotonic() + deadline_s
+        self._tokenizer = tokenizer
+        self._text = TextStream(tokenizer, sampling.stop)
+        self._ends_at = None if sampling.deadline_s is None else time.monotonic() + sampling.deadline_s
         self._done = False
 
     def __iter__(self) -> TextDeltas:
@@ -84,13 +88,13 @@ class TextDeltas:
         if isinstance(event, RagError):
             self._done = True
             raise event
-        new_tokens = 0 if event.token is None else 1
-        shown = "" if event.token is None else self._text.push(event.token)
-        if self._text.stopped:
-            return self._finish("stop", new_tokens, shown)
-        if event.finish_reason is not None:
-            return self._finish(event.finish_reason, new_tokens, shown)
-        return Delta(shown, new_tokens)
+        if event.draw is None:
+            return self._finish(event.finish_reason or "stop", new_tokens=0)
+        shown, detail = self._text.push(event.draw.token), self._detail(event.draw)
+        reason: FinishReason | None = "stop" if self._text.stopped else event.finish_reason
+        if reason is not None:
+            return self._finish(reason, 1, shown, detail)
+        return Delta(shown, 1, token=detail)
 
     def close(self) -> None:
         """Cancel the generation if it still runs."""
@@ -98,9 +102,20 @@ class TextDeltas:
             self._done = True
             self._ticket.cancel()
 
-    def _finish(self, reason: FinishReason, new_tokens: int, shown: str = "") -> Delta:
+    def _finish(
+        self, reason: FinishReason, new_tokens: int, shown: str = "", detail: TokenDetail | None = None
+    ) -> Delta:
         self.close()
-        return Delta(shown + self._text.flush(), new_tokens, reason)
+        return Delta(shown + self._text.flush(), new_tokens, reason, detail)
+
+    def _detail(self, draw: Draw) -> TokenDetail | None:
+        if draw.logprob is None:
+            return None
+        top = tuple((self._token_text(token), logprob) for token, logprob in draw.top)
+        return TokenDetail(draw.token, self._token_text(draw.token), draw.logprob, top)
+
+    def _token_text(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False)
 
 
 def load_generator(

@@ -12,7 +12,19 @@ from rag.errors import InvalidRequest, PromptTooLong
 from rag.grounding import ground
 from rag.language import detect_language
 from rag.schema import Ask
-from rag.seams import DeltaStream, Embedder, FinishReason, Generator, Language, Passage, Retriever, Sampling, Vectors
+from rag.seams import (
+    Delta,
+    DeltaStream,
+    Embedder,
+    FinishReason,
+    Generator,
+    Language,
+    Passage,
+    Retriever,
+    Sampling,
+    TokenDetail,
+    Vectors,
+)
 
 # No tokenizer makes fewer tokens than one in this many characters of text; it bounds the work on a hopeless question.
 _MOST_CHARACTERS_A_TOKEN = 32
@@ -41,6 +53,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     timings: Mapping[str, float]
+    tokens: tuple[TokenDetail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +158,7 @@ class Pipeline:
 
 
 class Run:
-    """A generation under way. Iterating gives pieces of text and, last, the Answer; closing it cancels."""
+    """A generation under way. Iterating gives deltas that show something and, last, the Answer; closing it cancels."""
 
     def __init__(
         self, deltas: DeltaStream, written: prompt.Prompt, language: Language, model: str, clock: _Clock
@@ -158,8 +171,9 @@ class Run:
         self._language = language
         self._clock = clock
 
-    def __iter__(self) -> Iterator[str | Answer]:
+    def __iter__(self) -> Iterator[Delta | Answer]:
         pieces: list[str] = []
+        tokens: list[TokenDetail] = []
         completion_tokens = 0
         reason: FinishReason = "cancelled"
         try:
@@ -167,20 +181,24 @@ class Run:
                 if not completion_tokens and delta.new_tokens:
                     self._clock.mark("first_token_s")
                 completion_tokens += delta.new_tokens
-                if delta.text:
-                    pieces.append(delta.text)
-                    yield delta.text
+                pieces.append(delta.text)
+                if delta.token is not None:
+                    tokens.append(delta.token)
+                if delta.text or delta.token is not None:
+                    yield delta
                 reason = delta.finish_reason or reason
         finally:
             self._deltas.close()
         self._clock.lap("generate_s")
-        yield self._answer("".join(pieces).strip(), reason, completion_tokens)
+        yield self._answer("".join(pieces).strip(), reason, completion_tokens, tuple(tokens))
 
     def close(self) -> None:
         """Cancel, also where iteration never began."""
         self._deltas.close()
 
-    def _answer(self, text: str, reason: FinishReason, completion_tokens: int) -> Answer:
+    def _answer(
+        self, text: str, reason: FinishReason, completion_tokens: int, tokens: tuple[TokenDetail, ...]
+    ) -> Answer:
         found = ground(text, self.passages)
         self._clock.mark("total_s")
         return Answer(
@@ -195,6 +213,7 @@ class Run:
             prompt_tokens=len(self._written.ids),
             completion_tokens=completion_tokens,
             timings=self._clock.seconds,
+            tokens=tokens,
         )
 
 

@@ -28,6 +28,8 @@ _StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Filters = dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=64)]]
 _TokenCount = Annotated[int, Field(ge=1, le=1_000_000)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Stop = Annotated[list[_StopText], Field(max_length=8)] | _StopText
 
 _MOST_TEXTS = 64
 _DEEPEST_JSON = 64
@@ -70,24 +72,34 @@ class _SamplingOptions(_Body):
     max_new_tokens: _TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
     seed: _Seed | None = None
-    stop: Annotated[list[_StopText], Field(max_length=8)] | _StopText | None = None
+    stop: _Stop | None = None
 
-    def sampling(self, default_new_tokens: int, top_k: int | None = None) -> Sampling:
+    def sampling(self, default_new_tokens: int, **more: Any) -> Sampling:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
             max_new_tokens=self.max_new_tokens or default_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=top_k or 0,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             stop=tuple(stop),
+            **more,
         )
 
 
 class _RagBody(_RagOptions, _SamplingOptions):
     query: _Text | Annotated[list[_Text], Field(min_length=1, max_length=_MOST_TEXTS)]
-    sampling_top_k: Annotated[int, Field(ge=0)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    sampling_top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    stop_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool = False
 
     @model_validator(mode="after")
@@ -98,7 +110,14 @@ class _RagBody(_RagOptions, _SamplingOptions):
 
     def ask(self, default_new_tokens: int) -> Ask:
         texts = [self.query] if isinstance(self.query, str) else self.query
-        sampling = self.sampling(default_new_tokens, self.sampling_top_k)
+        sampling = self.sampling(
+            default_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            top_k=self.sampling_top_k,
+            min_p=self.min_p,
+            stop_ids=tuple(self.stop_ids),
+            logprobs=self.logprobs,
+        )
         return _ask(texts, self, sampling, stream=self.stream, shape="rag")
 
 
@@ -107,7 +126,8 @@ class _TgiParameters(_SamplingOptions):
     do_sample: bool | None = None
     return_full_text: Literal[False] | None = None
     details: bool | None = None
-    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None  # type: ignore[assignment]
+    frequency_penalty: _Penalty | None = None  # type: ignore[assignment]
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None  # type: ignore[assignment]
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None  # type: ignore[assignment]
 
@@ -115,9 +135,14 @@ class _TgiParameters(_SamplingOptions):
         """TGI samples when do_sample says so or a temperature is given; a temperature of its own default is 1."""
         sampled = self.do_sample if self.do_sample is not None else self.temperature is not None
         filled = self.model_copy(
-            update={"temperature": (self.temperature or 1.0) if sampled else 0.0, "top_p": self.top_p or 1.0}
+            update={
+                "temperature": (self.temperature or 1.0) if sampled else 0.0,
+                "top_p": self.top_p or 1.0,
+                "repetition_penalty": self.repetition_penalty or 1.0,
+                "frequency_penalty": self.frequency_penalty or 0.0,
+            }
         )
-        return filled.sampling(default_new_tokens, self.top_k)
+        return filled.sampling(default_new_tokens, top_k=self.top_k or 0, logprobs=0 if self.details else None)
 
 
 class _TgiBody(_Body):
@@ -159,11 +184,13 @@ class _ChatBody(_Body):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n: Literal[1] = 1
     seed: _Seed | None = None
-    stop: Annotated[list[_StopText], Field(max_length=8)] | _StopText | None = None
+    stop: _Stop | None = None
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     user: str | None = None
     rag: _RagOptions = _RagOptions()
 
@@ -178,6 +205,8 @@ class _ChatBody(_Body):
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             stop=self.stop,
         )
@@ -185,7 +214,7 @@ class _ChatBody(_Body):
         return _ask(
             [question.content],
             self.rag,
-            options.sampling(default_new_tokens),
+            options.sampling(default_new_tokens, logprobs=self.top_logprobs if self.logprobs else None),
             stream=self.stream,
             shape="chat",
             history=tuple(history),

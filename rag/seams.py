@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,25 +40,54 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch the filters off."""
+    """How tokens are drawn. `temperature` 0 is greedy; every default switches its step off."""
 
     max_new_tokens: int
+    min_new_tokens: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    """How many of the likeliest tokens to report beside each chosen one; None reports nothing."""
     deadline_s: float | None = None
     """Seconds from submission after which the generation ends with what it has."""
 
 
+class TokenLogprob(NamedTuple):
+    """A token id and its log-probability by the model alone."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """One generated token: its own text, its log-probability, and the likeliest tokens in its place."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of generated text. The last one of a generation carries `finish_reason`, and only that one."""
+    """A piece of generated text. The last one of a generation carries `finish_reason`, and only that one.
+
+    `token` is there where the request asked for logprobs, one a new token.
+    """
 
     text: str
     new_tokens: int
     finish_reason: FinishReason | None = None
+    token: TokenDetail | None = None
 
 
 class DeltaStream(Protocol):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from rag.errors import GenerationFailed, RagError
 from rag.pipeline import Answer, Embedding, Run, Source
 from rag.schema import Shape
-from rag.seams import Passage
+from rag.seams import Passage, TokenDetail
 
 Framing: TypeAlias = Literal["sse", "jsonlines"]
 Document: TypeAlias = dict[str, Any]
@@ -58,6 +58,7 @@ def answer_document(answer: Answer, shape: Shape) -> Document:
             "index": 0,
             "message": {"role": "assistant", "content": answer.text},
             "finish_reason": _CHAT_FINISH.get(answer.finish_reason, "length"),
+            **_chat_logprobs(answer.tokens),
         }
         return {
             "id": f"chatcmpl-{answer.id}",
@@ -77,6 +78,7 @@ def answer_document(answer: Answer, shape: Shape) -> Document:
         "usage": _usage(answer),
         "model": answer.model,
         **_findings(answer),
+        **({"tokens": [_token(detail) for detail in answer.tokens]} if answer.tokens else {}),
     }
 
 
@@ -102,19 +104,23 @@ def _rag_events(run: Run) -> Iterable[Document]:
         if isinstance(piece, Answer):
             yield {"type": "end", **answer_document(piece, "rag")}
         else:
-            yield {"type": "text", "text": piece}
+            token = {} if piece.token is None else {"token": _token(piece.token)}
+            yield {"type": "text", "text": piece.text, **token}
 
 
 def _tgi_events(run: Run) -> Iterable[Document]:
     for index, piece in enumerate(run, start=1):
-        last = isinstance(piece, Answer)
-        text = "" if isinstance(piece, Answer) else piece
-        yield {
-            "index": index,
-            "token": {"id": None, "text": text, "logprob": None, "special": last},
-            "generated_text": piece.text if isinstance(piece, Answer) else None,
-            "details": _tgi_details(piece) if isinstance(piece, Answer) else None,
-        }
+        if isinstance(piece, Answer):
+            token: Document = {"id": None, "text": "", "logprob": None, "special": True}
+            yield {"index": index, "token": token, "generated_text": piece.text, "details": _tgi_details(piece)}
+        else:
+            token = {
+                "id": piece.token and piece.token.id,
+                "text": piece.text,
+                "logprob": piece.token and piece.token.logprob,
+                "special": False,
+            }
+            yield {"index": index, "token": token, "generated_text": None, "details": None}
 
 
 def _chat_events(run: Run) -> Iterable[Document]:
@@ -135,7 +141,8 @@ def _chat_events(run: Run) -> Iterable[Document]:
                 "rag": _findings(piece),
             }
         else:
-            yield {**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+            choice = {"index": 0, "delta": {"content": piece.text}, "finish_reason": None}
+            yield {**head, "choices": [{**choice, **_chat_logprobs(() if piece.token is None else (piece.token,))}]}
 
 
 _EVENTS = {"rag": _rag_events, "tgi": _tgi_events, "chat": _chat_events}
@@ -170,8 +177,30 @@ def _source(source: Source) -> Document:
     return passage_document(source.passage, cited=source.cited)
 
 
+def _token(detail: TokenDetail) -> Document:
+    top = [{"text": text, "logprob": round(logprob, 5)} for text, logprob in detail.top]
+    return {"id": detail.id, "text": detail.text, "logprob": round(detail.logprob, 5), **({"top": top} if top else {})}
+
+
+def _chat_logprobs(tokens: Sequence[TokenDetail]) -> Document:
+    """OpenAI's member of a choice; absent where nobody asked."""
+
+    def entry(text: str, logprob: float) -> Document:
+        return {"token": text, "logprob": round(logprob, 5), "bytes": list(text.encode())}
+
+    if not tokens:
+        return {}
+    content = [
+        {**entry(detail.text, detail.logprob), "top_logprobs": [entry(*alternative) for alternative in detail.top]}
+        for detail in tokens
+    ]
+    return {"logprobs": {"content": content}}
+
+
 def _tgi_details(answer: Answer) -> Document:
+    tokens = [{**_token(detail), "special": False} for detail in answer.tokens]
     return {
+        **({"tokens": tokens} if tokens else {}),
         "finish_reason": _TGI_FINISH.get(answer.finish_reason, "length"),
         "generated_tokens": answer.completion_tokens,
         "prefill_tokens": answer.prompt_tokens,

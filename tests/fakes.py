@@ -10,7 +10,7 @@ import numpy as np
 
 from rag.errors import GenerationFailed, PromptTooLong, RagError
 from rag.pipeline import Pipeline
-from rag.seams import Delta, Message, Passage, Sampling, Scalar, Vectors
+from rag.seams import Delta, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
 
 PASSAGES = (
     Passage("pt/brasilia.md#0", "Brasília", "Brasília é a capital do Brasil desde 1960.", 0.9, {"language": "pt"}),
@@ -60,18 +60,20 @@ class FakeRetriever:
 class FakeDeltas:
     """Scripted pieces, then the reason; an error in their place breaks the stream there."""
 
-    def __init__(self, pieces: Sequence[str | RagError], generator: FakeGenerator) -> None:
+    def __init__(self, pieces: Sequence[str | RagError], generator: FakeGenerator, *, logprobs: bool) -> None:
+        self._logprobs = logprobs
         self._steps = self._run(pieces)
         self._generator = generator
         generator.open += 1
         self._closed = False
 
     def _run(self, pieces: Sequence[str | RagError]) -> Iterator[Delta]:
-        for piece in pieces:
+        for place, piece in enumerate(pieces):
             self._generator.gate.wait(10)
             if isinstance(piece, RagError):
                 raise piece
-            yield Delta(piece, 1)
+            detail = TokenDetail(place, piece, -0.5, (("Rio", -1.5),)) if self._logprobs else None
+            yield Delta(piece, 1, token=detail)
         yield Delta("", 0, "stop")
 
     def __iter__(self) -> FakeDeltas:
@@ -109,7 +111,7 @@ class FakeGenerator:
         if len(prompt_ids) + sampling.max_new_tokens > self.max_model_len:
             raise PromptTooLong("too long", field="query", value=len(prompt_ids), limit=self.max_model_len)
         self.asked.append((self._messages, sampling))
-        return FakeDeltas(self.pieces, self)
+        return FakeDeltas(self.pieces, self, logprobs=sampling.logprobs is not None)
 
     def close(self) -> None:
         self.alive = False

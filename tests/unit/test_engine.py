@@ -59,8 +59,8 @@ def finish(ticket: Ticket) -> tuple[list[int], str]:
         event = ticket.events.get(timeout=30)
         if isinstance(event, RagError):
             raise event
-        if event.token is not None:
-            tokens.append(event.token)
+        if event.draw is not None:
+            tokens.append(event.draw.token)
         if event.finish_reason is not None:
             return tokens, event.finish_reason
 

@@ -149,6 +149,20 @@ def test_openai_s_shape_is_answered_in_openai_s_shape(client: FlaskClient) -> No
     assert document["usage"]["completion_tokens"] == 3
 
 
+def test_logprobs_come_in_the_words_of_each_shape(client: FlaskClient, generator: FakeGenerator) -> None:
+    own = ask(client, {"query": "q", "logprobs": 1}).get_json()
+    assert own["tokens"][0] == {"id": 0, "text": "Brasí", "logprob": -0.5, "top": [{"text": "Rio", "logprob": -1.5}]}
+    tgi = ask(client, {"inputs": "q", "parameters": {"details": True}}).get_json()
+    assert [token["text"] for token in tgi["details"]["tokens"]] == ["Brasí", "lia", "."]
+    question = [{"role": "user", "content": "q"}]
+    chat = ask(client, {"messages": question, "logprobs": True, "top_logprobs": 1}).get_json()
+    first = chat["choices"][0]["logprobs"]["content"][0]
+    assert (first["token"], first["bytes"]) == ("Brasí", list("Brasí".encode()))
+    assert first["top_logprobs"][0]["token"] == "Rio"
+    streamed = events(ask(client, {"query": "q", "logprobs": 0, "stream": True}))
+    assert streamed[1]["token"]["logprob"] == -0.5
+
+
 def test_plain_text_in_and_plain_text_out(client: FlaskClient) -> None:
     response = client.post(
         "/invocations",

@@ -48,6 +48,13 @@ def test_every_option_of_the_own_shape_is_read() -> None:
             "seed": 3,
             "stop": "\n",
             "stream": True,
+            "min_p": 0.1,
+            "min_new_tokens": 2,
+            "repetition_penalty": 1.1,
+            "presence_penalty": 0.3,
+            "frequency_penalty": -0.3,
+            "stop_ids": [9],
+            "logprobs": 4,
         }
     )
     assert (ask.mode, ask.top_k, ask.min_score, ask.language, ask.stream) == ("retrieve", 7, 0.2, "en", True)
@@ -55,7 +62,10 @@ def test_every_option_of_the_own_shape_is_read() -> None:
     assert ask.sampling is not None
     sampling = ask.sampling
     assert (sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (5, 0.7, 0.9, 40)
-    assert (sampling.seed, sampling.stop) == (3, ("\n",))
+    assert (sampling.seed, sampling.stop, sampling.stop_ids) == (3, ("\n",), (9,))
+    assert (sampling.min_p, sampling.min_new_tokens, sampling.logprobs) == (0.1, 2, 4)
+    penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+    assert penalties == (1.1, 0.3, -0.3)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +140,7 @@ def test_several_texts_are_embedded_at_once_and_never_answered_as_one() -> None:
         (b'{"query": "q", "topk": 3}', "topk"),
         (b'{"query": "q", "filters": {"a": {"b": 1}}}', "filters.a"),
         (b'{"inputs": "q", "parameters": {"return_full_text": true}}', "parameters.return_full_text"),
-        (b'{"inputs": "q", "parameters": {"repetition_penalty": 1.2}}', "parameters.repetition_penalty"),
+        (b'{"inputs": "q", "parameters": {"repetition_penalty": 0}}', "parameters.repetition_penalty"),
         (b'{"messages": []}', "messages"),
         (b'{"messages": [{"role": "user"}]}', "messages.0.content"),
         (b'{"messages": [{"role": "wizard", "content": "q"}]}', "messages.0.role"),
