@@ -43,10 +43,8 @@ class Workload:
             if getattr(self, name) < 0:
                 raise InvalidInput(name, f"{getattr(self, name)} is negative")
         if (self.input_tokens or 0) + (self.output_tokens or 0) > self.context_tokens:
-            raise InvalidInput(
-                "input_tokens",
-                f"{self.input_tokens or 0} in and {self.output_tokens or 0} out exceed {self.context_tokens} of context",
-            )
+            both = f"{self.input_tokens or 0} in and {self.output_tokens or 0} out"
+            raise InvalidInput("input_tokens", f"{both} exceed a context of {self.context_tokens}")
 
     @property
     def index_bytes(self) -> int:

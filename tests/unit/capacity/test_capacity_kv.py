@@ -5,14 +5,15 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from capacity.catalog import document
 from capacity.errors import InvalidInput, UnknownName
 from capacity.kv import KvLayout, largest_context, line_at, session_bytes
 from capacity.layers import Layer
 from capacity.model import load_model, model_from_config
 from capacity.precision import KV_DTYPES, kv_format
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VECTORS = [
     (entry["name"], int(tokens), size, "fp32" if " fp32, decoder" in entry["kv_check"]["convention"] else "bf16")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from capacity.errors import BrokenFile, InvalidInput, UnknownName
 from capacity.families import FAMILIES
 from capacity.model import load_model, model_from_config, model_names
@@ -103,7 +104,7 @@ def test_every_family_has_layers_and_parameters() -> None:
 
 
 def test_an_unknown_model_type_is_refused_by_name_and_never_guessed() -> None:
-    with pytest.raises(UnknownName, match="model_type 'lama'.*llama"):
+    with pytest.raises(UnknownName, match=r"model_type 'lama'.*llama"):
         model_from_config({"model_type": "lama", "hidden_size": 8}, "x")
 
 

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from capacity.errors import BrokenFile
 from capacity.model import load_model, model_from_config
 from capacity.safetensors import read_checkpoint
