@@ -18,14 +18,25 @@ from rag.documents import Folder, read_folder
 from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import InvalidRequest, RagError
 from rag.index import DEFAULT_FACTORY, build_index, indexed_text
+from rag.vectors import refuse_factory
 
 # Longer chunks blur what a vector says, even where a model could read them.
 DEFAULT_CHUNK_TOKENS = 256
 DEFAULT_OVERLAP_TOKENS = 64
 
 
+def read(documents: Path) -> Folder:
+    """The documents, after naming on stderr what was left out. Raises InvalidRequest when there are none."""
+    folder = read_folder(documents)
+    for note in folder.notes:
+        print(f"left out: {note}", file=sys.stderr)
+    if not folder.documents:
+        raise InvalidRequest(f"{documents} has no document to index", field="documents", value=str(documents))
+    return folder
+
+
 def build(
-    documents: Path,
+    folder: Folder,
     output: Path,
     embedder: SentenceTransformerEmbedder,
     *,
@@ -33,13 +44,9 @@ def build(
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     overlap_tokens: int = DEFAULT_OVERLAP_TOKENS,
 ) -> str:
-    """Read, cut, embed and write; the summary, one line. Raises what each step raises."""
+    """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built."""
     start_s = time.monotonic()
-    folder = read_folder(documents)
-    for note in folder.notes:
-        print(f"left out: {note}", file=sys.stderr)
-    if not folder.documents:
-        raise InvalidRequest(f"{documents} has no document to index", field="documents", value=str(documents))
+    refuse_factory(factory, embedder.dimension)
     chunker = Chunker(embedder.token_spans, min(chunk_tokens, embedder.max_tokens), overlap_tokens)
     chunks = list(chunker(tqdm(folder.documents, desc="chunking", unit="document")))
 
@@ -59,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     embedder = None
     try:
+        folder = read(options.documents)
         embedder = SentenceTransformerEmbedder.load(
             options.embedding_model,
             device=options.device,
@@ -67,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trust_remote_code=options.trust_remote_code,
         )
         summary = build(
-            options.documents,
+            folder,
             options.output,
             embedder,
             factory=options.factory,

@@ -122,7 +122,7 @@ def _spans(border: re.Pattern[str], text: str, start: int, end: int) -> Iterator
 def _at_paragraph_end(text: str, pieces: list[tuple[int, int]], first: int, last: int) -> int:
     """The last piece up to `last` that ends a paragraph, if the chunk stays at least half as long; else `last`."""
     start, end = pieces[first][0], pieces[last][1]
-    for piece in range(last, first, -1):
+    for piece in range(last, first - 1, -1):
         piece_end = pieces[piece][1]
         if piece_end - start < (end - start) // 2:
             break

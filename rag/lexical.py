@@ -27,6 +27,9 @@ _ARRAYS = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 FILES = (*_ARRAYS, "vocab.index.json", "params.index.json")
 
 _WORD = re.compile(r"\w+")
+# The Portuguese stemmer knows -ção and -ões by their tilde and cedilla. They are put back on every folded word, so that
+# "informações", "informação" and "informacao" meet in one stem.
+_NASAL_ENDING = re.compile(r"(c?)(?:aos?|oes|aes)$")
 _STEMMERS: dict[Language, str] = {"pt": "portuguese", "en": "english"}
 _PER_THREAD = threading.local()  # a Stemmer keeps a buffer between calls
 
@@ -40,7 +43,9 @@ def fold(text: str) -> str:
 def terms(text: str, language: Language) -> list[str]:
     """What is indexed of `text`: its words, folded and stemmed, without the stop words of both languages."""
     words = [word for word in _WORD.findall(fold(text)) if word not in _stop_words()]
-    return list(_stemmer(language).stemWords(words))
+    if language == "pt":
+        words = [_NASAL_ENDING.sub(lambda ending: "ção" if ending[1] else "ão", word) for word in words]
+    return [fold(stem) for stem in _stemmer(language).stemWords(words)]
 
 
 class LexicalIndex:

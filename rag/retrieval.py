@@ -7,7 +7,9 @@ are the reranker's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from rag.chunking import duplicate_key
 from rag.errors import InvalidRequest
 from rag.fusion import Fusion
-from rag.index import Index, indexed_text
+from rag.index import Index
 from rag.passages import Rows
 from rag.reranking import Reranker
 from rag.seams import Embedder, Passage, Scalar
@@ -63,36 +65,35 @@ class HybridRetriever:
         if top_k < 1:
             raise InvalidRequest("top_k must be at least 1", field="top_k", value=top_k, limit=1)
         allowed = self._index.matching(filters)
+        if self._reranker is None:
+            return self._search(question, top_k, allowed, min_score)
+        found = self._search(question, max(top_k, self._rerank_passages), allowed, None)
+        scores = self._reranker.scores(question, [f"{passage.title}\n{passage.text}" for passage in found])
+        reranked = [replace(passage, score=float(score)) for passage, score in zip(found, scores, strict=True)]
+        reranked.sort(key=lambda passage: passage.score, reverse=True)
+        return [passage for passage in reranked[:top_k] if min_score is None or passage.score >= min_score]
+
+    def _search(self, question: str, top_k: int, allowed: Rows | None, min_score: float | None) -> list[Passage]:
+        """The first `top_k` by the fused score, none repeated."""
         matching = len(self._index) if allowed is None else len(allowed)
         query = self._embedder.embed_queries([question])[0]
         lexical = self._index.lexical_scores(question)
         count = max(self._candidates, top_k)
         while True:
             rows = np.union1d(self._index.nearest(query, count, allowed), _best(lexical, count, allowed))
-            rows, scores = self._ranked(question, query, rows, lexical[rows], top_k)
-            passages, cut = self._select(rows, scores, top_k, min_score)
+            scores = self._fusion.scores(
+                question,
+                query,
+                cosines=self._index.cosines(query, rows),
+                lexical=lexical[rows],
+                is_english=self._index.is_english[rows],
+            )
+            order = np.argsort(-scores, kind="stable")  # equal scores stay in the order of the documents
+            passages, cut = self._select(rows[order], scores[order], top_k, min_score)
             # Repeated passages may have used the places up: look further, unless the rest scores too low anyway.
             if len(passages) == top_k or cut or count >= matching:
                 return passages
             count *= 4
-
-    def _ranked(
-        self, question: str, query: NDArray[np.float32], rows: Rows, lexical: NDArray[np.float32], top_k: int
-    ) -> tuple[Rows, NDArray[np.float32]]:
-        """`rows`, which are ascending, by falling score; equal scores stay in the order of the documents."""
-        scores = self._fusion.scores(
-            question,
-            query,
-            cosines=self._index.cosines(query, rows),
-            lexical=lexical,
-            is_english=self._index.is_english[rows],
-        )
-        rows, scores = _falling(rows, scores)
-        if self._reranker is None or not len(rows):
-            return rows, scores
-        rows = rows[: max(self._rerank_passages, top_k)]
-        texts = [indexed_text(self._index.chunk(int(row))) for row in rows]
-        return _falling(rows, self._reranker.scores(question, texts))
 
     def _select(
         self, rows: Rows, scores: NDArray[np.float32], top_k: int, min_score: float | None
@@ -100,25 +101,20 @@ class HybridRetriever:
         """The first `top_k` that neither repeat nor crowd, and whether `min_score` ended the list."""
         passages: list[Passage] = []
         seen: set[bytes] = set()
-        of_document: dict[str, int] = {}
+        of_document: Counter[str] = Counter()
         for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
             if min_score is not None and score < min_score:
                 return passages, True
             chunk = self._index.chunk(row)
             key = duplicate_key(chunk.title, chunk.text)
-            if key in seen or of_document.get(chunk.document, 0) == self._max_passages_per_document:
+            if key in seen or of_document[chunk.document] == self._max_passages_per_document:
                 continue
             seen.add(key)
-            of_document[chunk.document] = of_document.get(chunk.document, 0) + 1
+            of_document[chunk.document] += 1
             passages.append(Passage(chunk.id, chunk.title, chunk.text, score, chunk.metadata))
             if len(passages) == top_k:
                 break
         return passages, False
-
-
-def _falling(rows: Rows, scores: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float32]]:
-    order = np.argsort(-scores, kind="stable")
-    return rows[order], scores[order]
 
 
 def _best(scores: NDArray[np.float32], count: int, allowed: Rows | None) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,12 @@ class VectorIndex:
 
     @classmethod
     def build(cls, vectors: Vectors, factory: str) -> VectorIndex:
-        """Train on `vectors` where the factory asks for it, and add them.
+        """Train on `vectors` (vectors, dimension) where the factory asks for it, and add them.
 
         Raises IndexRefused for a string that FAISS does not know, and for one that needs more vectors to train on.
         """
-        faiss = _faiss()
+        index = _empty(factory, vectors.shape[1])
         try:
-            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
             if not index.is_trained:
                 index.train(vectors)
             index.add(vectors)
@@ -47,7 +47,7 @@ class VectorIndex:
                 f"FAISS can't build {factory!r} over {len(vectors)} vectors of {vectors.shape[1]}: {_reason(error)}",
                 field="factory",
                 value=factory,
-                remedy="use Flat, or fewer lists than passages",
+                remedy="use Flat, or a factory with fewer lists and shorter codes",
             ) from error
         return cls(index)
 
@@ -63,8 +63,7 @@ class VectorIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to one file."""
-        faiss = _faiss()
-        faiss.write_index(self._index, str(path))
+        _faiss().write_index(self._index, str(path))
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -120,12 +119,30 @@ class VectorIndex:
         return _plain(index, selector)
 
 
+def refuse_factory(factory: str, dimension: int) -> None:
+    """Raise IndexRefused for a string that FAISS does not know: before hours of embedding, not after."""
+    _empty(factory, dimension)
+
+
 @cache
 def _faiss() -> Any:
     """The library, untyped: the stubs it ships don't know its Python constructors. Imported at its first use."""
     import faiss  # noqa: PLC0415 - heavy
 
     return faiss
+
+
+def _empty(factory: str, dimension: int) -> Any:
+    faiss = _faiss()
+    try:
+        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, AssertionError) as error:
+        raise IndexRefused(
+            f"FAISS knows no index {factory!r} over {dimension} dimensions: {_reason(error)}",
+            field="factory",
+            value=factory,
+            remedy="use Flat, HNSW32 or IVF64,Flat",
+        ) from error
 
 
 def _plain(index: Any, selector: Any) -> Any:
@@ -138,10 +155,9 @@ def _plain(index: Any, selector: Any) -> Any:
 
 
 def _inverted_lists(index: Any) -> Any | None:
-    faiss = _faiss()
-    return faiss.try_extract_index_ivf(index)
+    return _faiss().try_extract_index_ivf(index)
 
 
 def _reason(error: Exception) -> str:
     """FAISS' message without the C++ signature and the file that come before it."""
-    return str(error).rsplit("Error: ", maxsplit=1)[-1].strip() or "refused"
+    return re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", str(error)).strip() or "refused"
