@@ -30,6 +30,12 @@ class Backend(Protocol):
     def allocate(self, num_blocks: int) -> int:
         """Allocate the KV memory, once. Returns its bytes."""
 
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the KV of the first `num_tokens` tokens from one block into another."""
+
+    def reusable(self, written: int, shared: int) -> int:
+        """From how many of `shared` leading tokens a sequence can go on in cells that `written` tokens went into."""
+
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Put every segment's tokens into its blocks and return the logits (len(segments), V) after each one's last.
 

@@ -67,6 +67,7 @@ class Engine:
             block_size=backend.block_size,
             max_batch_tokens=max_batch_tokens,
             max_waiting=max_waiting,
+            reusable=backend.reusable,
         )
         self._tickets: dict[SequenceState, Ticket] = {}
         self._wake = threading.Condition()
@@ -88,6 +89,11 @@ class Engine:
     def free_blocks(self) -> int:
         """Blocks that no sequence holds."""
         return self._scheduler.free_blocks
+
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens, in all, whose KV came from an earlier request."""
+        return self._scheduler.reused_tokens
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Ticket:
         """Queue a request. Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then."""
@@ -147,6 +153,9 @@ class Engine:
                         break
                     self._drop_cancelled()
                     works = self._scheduler.schedule()
+                    copies = self._scheduler.take_copies()
+                for copy in copies:
+                    self.backend.copy(*copy)
                 if works:
                     self._step(works)
         except Exception:  # the loop itself is broken: /ping reports it, nobody is left waiting
@@ -201,5 +210,5 @@ class Engine:
             self._end(sequence, TokenEvent(None, "cancelled"))
 
     def _end(self, sequence: SequenceState, last: TokenEvent | RagError) -> None:
-        self._scheduler.remove(sequence)
+        self._scheduler.remove(sequence, reusable=isinstance(last, TokenEvent))
         self._tickets.pop(sequence).events.put(last)

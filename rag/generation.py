@@ -168,7 +168,7 @@ def load_generator(
             remedy=f"set CONTEXT to {longest} or less",
         )
     engine = Engine(
-        TorchSlots(model, max_model_len=max_model_len),
+        TorchSlots(model, max_model_len=max_model_len, max_chunk_tokens=max_batch_tokens),
         num_blocks=concurrency,
         max_model_len=max_model_len,
         max_batch_tokens=max_batch_tokens,

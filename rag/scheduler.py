@@ -1,41 +1,19 @@
 """Which sequences take part in the next forward pass, and who holds which blocks. Pure Python: knows no model.
 
-A block is the unit of KV memory. A sequence holds blocks for its worst case (prompt + max_new_tokens) from its
-admission to its end, so nothing that was admitted can ever run out of memory. A backend may make a block as large as
-the whole context; then a block is a slot, and every sequence holds exactly one.
+A sequence holds blocks for its worst case (prompt + max_new_tokens) from its admission to its end, so nothing that was
+admitted can ever run out of memory.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from rag.blocks import BlockPool, Copy, everything
 from rag.errors import Overloaded
 from rag.seams import Sampling
-
-
-class BlockPool:
-    """Free blocks by number. The lowest go out first, so that live slots stay close together at the front."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self._free = list(range(num_blocks))
-
-    @property
-    def available(self) -> int:
-        """Blocks that nobody holds."""
-        return len(self._free)
-
-    def allocate(self, count: int) -> list[int]:
-        """`count` blocks; the caller has checked `available`."""
-        return [heapq.heappop(self._free) for _ in range(count)]
-
-    def free(self, blocks: Iterable[int]) -> None:
-        """Take `blocks` back."""
-        for block in blocks:
-            heapq.heappush(self._free, block)
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +36,11 @@ class SequenceState:
     def worst_case_tokens(self) -> int:
         """Tokens that the KV cache may have to hold for this sequence."""
         return len(self.prompt_ids) + self.sampling.max_new_tokens
+
+    def leading_tokens(self, count: int) -> tuple[int, ...]:
+        """The first `count` tokens of prompt and output."""
+        missing = count - len(self.prompt_ids)
+        return self.prompt_ids[:count] if missing <= 0 else (*self.prompt_ids, *self.output_ids[:missing])
 
     def uncomputed(self, limit: int) -> Sequence[int]:
         """The next at most `limit` tokens that the KV cache lacks."""
@@ -82,13 +65,22 @@ class Work(NamedTuple):
 class Scheduler:
     """First come, first served, within `max_batch_tokens` a step. Not thread-safe: the engine holds a lock."""
 
-    def __init__(self, *, num_blocks: int, block_size: int, max_batch_tokens: int, max_waiting: int) -> None:
-        self.block_size = block_size
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_batch_tokens: int,
+        max_waiting: int,
+        reusable: Callable[[int, int], int] = everything,
+    ) -> None:
         self.max_batch_tokens = max_batch_tokens
         self.max_waiting = max_waiting
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
-        self._pool = BlockPool(num_blocks)
+        self.reused_tokens = 0
+        self._copies: list[Copy] = []
+        self._pool = BlockPool(num_blocks, block_size, reusable)
 
     @property
     def idle(self) -> bool:
@@ -133,20 +125,34 @@ class Scheduler:
             budget -= len(new_ids)
         return step
 
-    def remove(self, sequence: SequenceState) -> None:
-        """End `sequence`, wherever it stands, and free its blocks. A second call does nothing."""
+    def take_copies(self) -> list[Copy]:
+        """What must be copied, in this order, before the step that `schedule` returned. Each is handed out once."""
+        copies, self._copies = self._copies, []
+        return copies
+
+    def remove(self, sequence: SequenceState, *, reusable: bool = True) -> None:
+        """End `sequence`, wherever it stands, and free its blocks. A second call does nothing.
+
+        `reusable` False drops what its blocks hold: a sequence that broke may have left anything there.
+        """
         if sequence in self.running:
             self.running.remove(sequence)
-            self._pool.free(sequence.block_ids)
-            sequence.block_ids = []
+            self._pool.release(sequence, reusable=reusable)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def _admit(self) -> None:
         while self.waiting:
-            blocks = -(-self.waiting[0].worst_case_tokens // self.block_size)
-            if blocks > self._pool.available:
+            sequence = self.waiting[0]
+            reserved = self._pool.reserve(
+                sequence.prompt_ids, sequence.worst_case_tokens, self.running, self.max_batch_tokens
+            )
+            if reserved is None:
                 return
-            sequence = self.waiting.popleft()
-            sequence.block_ids = self._pool.allocate(blocks)
+            self.waiting.popleft()
+            sequence.block_ids = reserved.block_ids
+            sequence.num_computed = reserved.num_cached
+            self.reused_tokens += reserved.num_cached
+            if reserved.copy is not None:
+                self._copies.append(reserved.copy)
             self.running.append(sequence)

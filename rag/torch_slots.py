@@ -1,6 +1,7 @@
 """The torch backend: any causal LM of transformers over preallocated slots, on CPU and CUDA by the same code.
 
-A block is a slot as long as the context, so a sequence holds one. A step is ONE forward pass over all segments laid end
+A block is a slot as long as the context, so a sequence holds one; layers with a sliding window keep a ring of cells, as
+long as the window and one step's chunk. A step is ONE forward pass over all segments laid end
 to end in one row: the linear layers see a single large matrix, and only attention looks at each sequence apart. That
 needs no mask or cache class of transformers: an attention function, registered by its public AttentionInterface,
 writes the new keys and values into the slots and attends from there.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -40,26 +41,38 @@ class _Step:
     positions: torch.Tensor
     prefills: list[tuple[int, int, int, int]]  # (first row, end row, slot, tokens in the slot afterwards)
     decode_rows: torch.Tensor  # (B,) rows of the single-token segments
-    decode_slots: torch.Tensor  # (B,)
+    decode_slots: torch.Tensor  # (B,), counted from first_slot
     decode_positions: torch.Tensor  # (B,)
-    decode_width: int  # slots 0 … width − 1 take part in the decode attention
+    first_slot: int  # the decode attention runs over decode_width slots from here on
+    decode_width: int
     decode_length: int  # cells of each of them
     masks: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+
+
+class _LayerShape(NamedTuple):
+    """What a layer's attention module asks for. `cells` is how many tokens its slots hold."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None
+    cells: int
 
 
 class TorchSlots:
     """Fills the Backend seam. Raises ModelRefused, by name, for a model that it would run wrongly."""
 
-    def __init__(self, model: PreTrainedModel, *, max_model_len: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, max_model_len: int, max_chunk_tokens: int = 512) -> None:
+        refuse_unsupported(model, max_model_len)
         self._model: Any = model  # transformers types its models too loosely for anything narrower to help
         self._model.train(False)
-        self._text_config = model.config.get_text_config()
+        self._vocab_size = int(model.config.get_text_config().vocab_size)
         self._max_model_len = max_model_len
-        self._keys: list[torch.Tensor] = []  # a layer each: (slots, kv_heads, max_model_len, head_dim)
-        self._values: list[torch.Tensor] = []
+        self._max_chunk_tokens = max_chunk_tokens
+        self._shapes: dict[int, _LayerShape] = {}  # by layer
+        self._keys: dict[int, torch.Tensor] = {}  # by layer: (slots, kv_heads, cells, key_dim)
+        self._values: dict[int, torch.Tensor] = {}
         self._current: _Step | None = None
-        refuse_unsupported(model, max_model_len)
-        self._own_attention = model.config._attn_implementation
         # Each backend registers its own function, so that two models in one process keep apart.
         self._attention_name = f"rag_slots_{next(_names)}"
         AttentionInterface.register(self._attention_name, self._attend)
@@ -72,7 +85,7 @@ class TorchSlots:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding table."""
-        return int(self._text_config.vocab_size)
+        return self._vocab_size
 
     @property
     def device(self) -> torch.device:
@@ -82,18 +95,38 @@ class TorchSlots:
 
     @torch.inference_mode()
     def allocate(self, num_blocks: int) -> int:
-        """num_blocks · max_model_len · Σ over layers of kv_heads · (key_dim + value_dim) · itemsize bytes."""
-        reference = self._forward_alone(_probe_ids(self.vocab_size, self._max_model_len))
+        """num_blocks · Σ over layers of cells · kv_heads · (key_dim + value_dim) · itemsize bytes.
+
+        cells is max_model_len, or min(max_model_len, window + max_chunk_tokens − 1) where the layer slides. The shapes
+        are those that the attention modules ask for in a forward pass of one token, so no config field is interpreted.
+        """
+        probe = [(7919 * place + 11) % self._vocab_size for place in range(min(24, self._max_model_len))]
+        expected = self._model(input_ids=self._tensor([probe]), use_cache=False).logits[0, -1].float()
         self._model.set_attn_implementation(self._attention_name)
-        self._keys, self._values = [], []
-        total_bytes = 0
-        for kv_heads, key_dim, value_dim in _kv_shapes(self._model):
-            for store, head_dim in ((self._keys, key_dim), (self._values, value_dim)):
-                shape = (num_blocks, kv_heads, self._max_model_len, head_dim)
-                store.append(torch.zeros(shape, dtype=self._model.dtype, device=self.device))
-                total_bytes += store[-1].nbytes
-        self._self_test(reference, num_blocks)
-        return total_bytes
+        self._shapes.clear()
+        self._model(input_ids=self._tensor([probe[:1]]), use_cache=False)
+        for layer, shape in self._shapes.items():
+            for store, head_dim in ((self._keys, shape.key_dim), (self._values, shape.value_dim)):
+                size = (num_blocks, shape.kv_heads, shape.cells, head_dim)
+                store[layer] = torch.zeros(size, dtype=self._model.dtype, device=self.device)
+        self._self_test(probe, expected, num_blocks)
+        return sum(cells.nbytes for store in (self._keys, self._values) for cells in store.values())
+
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """See Backend.copy. A ring is copied whole: its cells are not in the order of the tokens."""
+        for store in (self._keys, self._values):
+            for layer, cells in store.items():
+                end = num_tokens if self._shapes[layer].window is None else cells.shape[2]
+                cells[target, :, :end] = cells[source, :, :end]
+
+    def reusable(self, written: int, shared: int) -> int:
+        """See Backend.reusable: a ring must still hold the window before the next token."""
+        for shape in self._shapes.values():
+            overwritten = written - shape.cells  # tokens before this one have lost their cells
+            if shape.window is not None and overwritten > shared - shape.window + 1:
+                return 0
+        return shared
 
     @torch.inference_mode()
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
@@ -123,17 +156,19 @@ class TorchSlots:
                 prefills.append((row, row + count, slot, segment.start + count))
             slots += [slot] * count
             positions += range(segment.start, segment.start + count)
-        longest = max((position + 1 for _, _, position in decodes), default=0)
-        rounded = -(-longest // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS
         rows, decode_slots, decode_positions = zip(*decodes, strict=True) if decodes else ((), (), ())
+        first_slot = min(decode_slots, default=0)
+        longest = max(decode_positions, default=-1) + 1
+        rounded = -(-longest // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS
         return _Step(
             slots=self._tensor(slots),
             positions=self._tensor(positions),
             prefills=prefills,
             decode_rows=self._tensor(rows),
-            decode_slots=self._tensor(decode_slots),
+            decode_slots=self._tensor([slot - first_slot for slot in decode_slots]),
             decode_positions=self._tensor(decode_positions),
-            decode_width=max(decode_slots, default=-1) + 1,
+            first_slot=first_slot,
+            decode_width=max(decode_slots) + 1 - first_slot if decode_slots else 0,
             decode_length=min(rounded, self._max_model_len),
         )
 
@@ -155,12 +190,18 @@ class TorchSlots:
         **_: object,
     ) -> tuple[torch.Tensor, None]:
         """One layer's attention: query (1, H, T, D), key (1, H_kv, T, D), value (1, H_kv, T, D_v) → (1, T, H, D_v)."""
-        step = self._current
-        assert step is not None, "a forward pass only ever starts in step()"
         layer = int(module.layer_idx)  # type: ignore[arg-type]
+        step = self._current
+        if step is None:  # the probe of `allocate`
+            cells = self._max_model_len
+            if sliding_window is not None:
+                cells = min(cells, sliding_window + self._max_chunk_tokens - 1)
+            self._shapes[layer] = _LayerShape(key.shape[1], key.shape[3], value.shape[3], sliding_window, cells)
+            return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
         keys, values = self._keys[layer], self._values[layer]
-        keys[step.slots, :, step.positions] = key[0].transpose(0, 1)
-        values[step.slots, :, step.positions] = value[0].transpose(0, 1)
+        cells = keys.shape[2]
+        keys[step.slots, :, step.positions % cells] = key[0].transpose(0, 1)
+        values[step.slots, :, step.positions % cells] = value[0].transpose(0, 1)
 
         heads, kv_heads, tokens = query.shape[1], key.shape[1], query.shape[2]
         group = heads // kv_heads
@@ -174,13 +215,12 @@ class TorchSlots:
             count = end - first
             # the group's heads one after another as rows of one matrix: row r is token r % count of head r // count
             rows = grouped[first:end].permute(1, 2, 0, 3).reshape(1, kv_heads, group * count, -1)
-            mask = self._prefill_mask(step, length - count, length, group, sliding_window)
-            begin = 0 if sliding_window is None else max(0, length - count - sliding_window + 1)
+            held = min(length, cells)
             attended = _attention(
                 rows,
-                keys[slot : slot + 1, :, begin:length],
-                values[slot : slot + 1, :, begin:length],
-                mask[:, begin:],
+                keys[slot : slot + 1, :, :held],
+                values[slot : slot + 1, :, :held],
+                self._prefill_mask(step, length - count, length, group, sliding_window, cells),
                 scale,
                 softcap,
                 None if sinks is None else sinks.repeat_interleave(count, dim=1),
@@ -188,14 +228,15 @@ class TorchSlots:
             output[first:end] = attended.view(kv_heads, group, count, -1).permute(2, 0, 1, 3)
 
         if step.decode_width:
-            # Slots without a decode in this step ride along as rows of zeros: cheaper than copying the others' keys.
+            # Slots in between without a decode ride along as rows of zeros: cheaper than copying the others' keys.
             rows = query.new_zeros(step.decode_width, kv_heads, group, query.shape[-1])
             rows[step.decode_slots] = grouped[step.decode_rows]
+            width, held = slice(step.first_slot, step.first_slot + step.decode_width), min(step.decode_length, cells)
             attended = _attention(
                 rows,
-                keys[: step.decode_width, :, : step.decode_length],
-                values[: step.decode_width, :, : step.decode_length],
-                self._decode_mask(step, sliding_window),
+                keys[width, :, :held],
+                values[width, :, :held],
+                self._decode_mask(step, sliding_window, cells),
                 scale,
                 softcap,
                 sinks,
@@ -203,23 +244,27 @@ class TorchSlots:
             output[step.decode_rows] = attended[step.decode_slots]
         return output.view(1, tokens, heads, -1), None
 
-    def _prefill_mask(self, step: _Step, start: int, length: int, group: int, window: int | None) -> torch.Tensor:
-        """(group · T, length): token i of the chunk, at position start + i, sees itself and what stands before it."""
-        key = (start, length, group, window or 0)
+    def _prefill_mask(
+        self, step: _Step, start: int, length: int, group: int, window: int | None, cells: int
+    ) -> torch.Tensor:
+        """(group · T, held cells): token i of the chunk, at position start + i, sees itself and what precedes it."""
+        key = (start, length, group, window or 0, cells)
         if key not in step.masks:
-            cells = torch.arange(length, device=self.device)
             queries = torch.arange(start, length, device=self.device)[:, None]
-            step.masks[key] = self._additive(_visible(cells, queries, window).repeat(group, 1))
+            last = torch.tensor([[length - 1]], device=self.device)
+            visible = _visible(min(length, cells), cells, last, queries, window)
+            step.masks[key] = self._additive(visible.repeat(group, 1))
         return step.masks[key]
 
-    def _decode_mask(self, step: _Step, window: int | None) -> torch.Tensor:
-        """(slots, 1, 1, length). A slot that rides along sees its first cell: a row that sees none would be NaN."""
-        key = (window or 0,)
+    def _decode_mask(self, step: _Step, window: int | None, cells: int) -> torch.Tensor:
+        """(slots, 1, 1, held cells). A slot that rides along sees its first cell: a row that sees none would be NaN."""
+        key = (window or 0, cells)
         if key not in step.masks:
             positions = torch.zeros(step.decode_width, dtype=torch.long, device=self.device)
             positions[step.decode_slots] = step.decode_positions
-            cells = torch.arange(step.decode_length, device=self.device)
-            step.masks[key] = self._additive(_visible(cells, positions[:, None], window)[:, None, None])
+            queries = positions[:, None]
+            visible = _visible(min(step.decode_length, cells), cells, queries, queries, window)
+            step.masks[key] = self._additive(visible[:, None, None])
         return step.masks[key]
 
     def _additive(self, visible: torch.Tensor) -> torch.Tensor:
@@ -227,23 +272,15 @@ class TorchSlots:
         mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=self.device)
         return mask.masked_fill_(~visible, float("-inf"))
 
-    @torch.inference_mode()
-    def _forward_alone(self, ids: Sequence[int]) -> torch.Tensor:
-        """The model's own logits after `ids`, by its own attention and without any cache."""
-        self._model.set_attn_implementation(self._own_attention)
-        logits: torch.Tensor = self._model(input_ids=self._tensor([list(ids)]), use_cache=False).logits
-        return logits[0, -1].float()
-
-    def _self_test(self, reference: torch.Tensor, num_blocks: int) -> None:
+    def _self_test(self, ids: list[int], expected: torch.Tensor, num_blocks: int) -> None:
         """Refuse a model whose logits differ through the slots: two chunks, then one token beside a second sequence."""
-        ids = _probe_ids(self.vocab_size, self._max_model_len)
         third, slot = len(ids) // 3, [num_blocks - 1]
         segments = [Segment(ids[:third], 0, slot), Segment(ids[third:-1], third, slot)]
         for segment in segments:
             self.step([segment])
         last = [Segment(ids[-1:], len(ids) - 1, slot)]
         logits = self.step([*last, Segment(ids[:third], 0, [0])] if num_blocks > 1 else last)[0]
-        difference = float((logits - reference).abs().max() / reference.std())
+        difference = float((logits - expected).abs().max() / expected.std())
         limit = _SELF_TEST_TOLERANCE.get(self._model.dtype, 1e-1)
         if not difference <= limit:  # a NaN must fail too
             raise ModelRefused(
@@ -307,20 +344,13 @@ def _attention(
     return weights.to(values.dtype) @ values
 
 
-def _visible(cells: torch.Tensor, queries: torch.Tensor, window: int | None) -> torch.Tensor:
-    seen = cells <= queries
-    return seen if window is None else seen & (cells > queries - window)
+def _visible(held: int, cells: int, last: torch.Tensor, queries: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Which of the first `held` of a slot's `cells` a query at position `queries` sees, broadcast over both.
 
-
-def _kv_shapes(model: PreTrainedModel) -> list[tuple[int, int, int]]:
-    """(kv_heads, key_dim, value_dim) of every layer, as its own attention module will ask for."""
-    text = model.config.get_text_config()
-    heads = int(text.num_attention_heads)
-    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    return [(kv_heads, head_dim, head_dim)] * int(text.num_hidden_layers)
-
-
-def _probe_ids(vocab_size: int, max_model_len: int) -> list[int]:
-    """A fixed prompt for the self-test, spread over the vocabulary."""
-    return [(7919 * place + 11) % vocab_size for place in range(min(24, max_model_len))]
+    `last` is the newest position in the slot. A cell keeps the newest position that is congruent to it, so position p
+    lies in cell p mod cells; where nothing has gone round, that is p itself.
+    """
+    place = torch.arange(held, device=queries.device)
+    position = last - (last - place) % cells
+    seen = (position >= 0) & (position <= queries)
+    return seen if window is None else seen & (position > queries - window)

@@ -6,7 +6,15 @@ import copy
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GptOssConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 _COMMON: dict[str, Any] = {
     "vocab_size": 300,
@@ -23,6 +31,7 @@ _COMMON: dict[str, Any] = {
 }
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**_COMMON),
+    "qwen2": Qwen2Config(**_COMMON),
     "qwen3": Qwen3Config(**_COMMON),
     "mistral": MistralConfig(**_COMMON, sliding_window=24),
     "gemma3": Gemma3TextConfig(**_COMMON, sliding_window=24),

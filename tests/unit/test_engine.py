@@ -43,7 +43,12 @@ def generated_alone(shape: str) -> list[list[int]]:
 
 def engine_of(shape: str = "llama", **settings: Any) -> Engine:
     settings = {"num_blocks": SLOTS, "max_model_len": CONTEXT, "max_batch_tokens": 48, **settings}
-    return Engine(TorchSlots(random_model(shape), max_model_len=settings["max_model_len"]), **settings)
+    backend = TorchSlots(
+        random_model(shape),
+        max_model_len=settings["max_model_len"],
+        max_chunk_tokens=settings["max_batch_tokens"],
+    )
+    return Engine(backend, **settings)
 
 
 @pytest.fixture
@@ -182,6 +187,12 @@ class Poisoned:
 
     def allocate(self, num_blocks: int) -> int:
         return self.inner.allocate(num_blocks)
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        self.inner.copy(source, target, num_tokens)
+
+    def reusable(self, written: int, shared: int) -> int:
+        return self.inner.reusable(written, shared)
 
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
         hit = [self.POISON in segment.new_ids for segment in segments]

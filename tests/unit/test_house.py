@@ -20,8 +20,8 @@ STOREYS = [
         "settings", "admission",
     },
     {
-        "scheduler", "sampling", "backend", "text", "checkpoint", "microbatch", "index_store", "lexical", "passages",
-        "vectors", "language",
+        "scheduler", "sampling", "backend", "text", "checkpoint", "microbatch", "blocks", "index_store", "lexical",
+        "passages", "vectors", "language",
     },
     {"errors", "seams"},
 ]  # fmt: skip
