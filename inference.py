@@ -46,9 +46,8 @@ _MOST_DRAINED_BYTES = 64_000_000
 def create_app(settings: Settings, boot: Boot) -> Flask:
     """The application around a Boot that somebody else starts, so that importing never loads a model."""
     app = Flask("rag")
-    capacity = settings.concurrency + settings.queue
-    # Threads outnumber these places (Settings.http_threads), so /ping and refusals always find one.
-    places = threading.BoundedSemaphore(capacity)
+    # Threads outnumber the places (Settings.http_threads), so /ping and refusals always find one.
+    places = threading.BoundedSemaphore(settings.places)
 
     @app.get("/ping")
     def ping() -> Response:
@@ -58,7 +57,7 @@ def create_app(settings: Settings, boot: Boot) -> Flask:
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
         document = {
-            "MaxConcurrentTransforms": settings.concurrency,
+            "MaxConcurrentTransforms": settings.sessions,
             "BatchStrategy": "SINGLE_RECORD",
             "MaxPayloadInMB": max(1, int(settings.max_body_mb)),
         }
@@ -72,8 +71,8 @@ def create_app(settings: Settings, boot: Boot) -> Flask:
             raise Overloaded(
                 "every place is taken",
                 field="queue",
-                value=capacity,
-                limit=capacity,
+                value=settings.places,
+                limit=settings.places,
                 remedy="try again after the time given, or deploy with more CONCURRENCY or QUEUE",
                 retry_after_s=1.0,
             )
@@ -116,7 +115,7 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings) -> Response:
             field="Content-Type",
             value=content_type,
             limit=", ".join((_JSON, _TEXT, _JSON_LINES[0])),
-            remedy=f"send {_JSON}",
+            remedy=f"send {_JSON} (curl: -H 'Content-Type: {_JSON}')",
         )
     read = parse_text if content_type == _TEXT else parse_json
     ask = read(body, default_new_tokens=settings.max_new_tokens)
@@ -159,7 +158,7 @@ def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
         except RagError as error:
             return error.body()
 
-    with ThreadPoolExecutor(min(len(lines), settings.concurrency), thread_name_prefix="batch") as threads:
+    with ThreadPoolExecutor(min(len(lines), settings.sessions), thread_name_prefix="batch") as threads:
         return b"".join(dump(document) + b"\n" for document in threads.map(one, lines))
 
 

@@ -120,6 +120,8 @@ def _term(name: str, estimated: int, measured: int | None, label: str, source: s
 
 
 def _pool(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvPool:
+    if request.engine.kv_slots:
+        return _slots(layers, request, layout)
     tokens, block = request.workload.context_tokens, layout.block_size_tokens
     growing = [layer for layer in layers if _grows(layer, tokens, layout)]
     block_bytes = ceil_fraction(sum((token_bytes(layer, layout) for layer in growing), start=Fraction(0)) * block)
@@ -130,6 +132,18 @@ def _pool(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvPo
     in_flight = ceil_fraction(sum((token_bytes(layer, layout) for layer in windowed), start=Fraction(0)) * extra)
     line = line_at(layers, tokens, replace(layout, block_size_tokens=1))
     return KvPool(block, block_bytes, blocks, max(0, steady - blocks * block_bytes), in_flight, line, steady)
+
+
+def _slots(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvPool:
+    """One block a session: the context in every layer, or where a layer has a window, that and one step's tokens."""
+    tokens, batch = request.workload.context_tokens, request.batch_tokens
+    total = Fraction(0)
+    for layer in layers:
+        if layer.attends:
+            held = tokens if layer.window_tokens is None else min(tokens, layer.window_tokens + batch - 1)
+            total += token_bytes(layer, layout) * held
+    session = ceil_fraction(total)
+    return KvPool(tokens, session, 1, 0, 0, line_at(layers, tokens, replace(layout, block_size_tokens=1)), session)
 
 
 def _grows(layer: Layer, tokens: int, layout: KvLayout) -> bool:

@@ -57,7 +57,9 @@ class Engine:
     """How the engine is set up. None leaves the choice to the plan.
 
     `utilization` is the share of each device's memory that the engine may use (the rest is the driver's and others').
-    `instances` None in a plan means as many as it takes. `reserve_bytes` is kept free on every rank.
+    `instances` None in a plan means as many as it takes. `reserve_bytes` is kept free on every rank. `kv_slots` is for
+    an engine whose block is a slot as long as the context: one a session, and windowed layers keep a step's tokens
+    beside their window in each.
     """
 
     tensor_parallel: int | None = None
@@ -71,6 +73,7 @@ class Engine:
     max_sequences: int | None = None
     hybrid_allocator: bool = True
     reserve_bytes: int = 0
+    kv_slots: bool = False
     measured: Measured = field(default_factory=Measured)
 
     def __post_init__(self) -> None:

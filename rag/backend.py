@@ -27,6 +27,10 @@ class Backend(Protocol):
     def vocab_size(self) -> int:
         """Ids below this one are valid."""
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes that the weights take."""
+
     def allocate(self, num_blocks: int) -> int:
         """Allocate the KV memory, once. Returns its bytes."""
 

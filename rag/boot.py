@@ -49,8 +49,9 @@ class Boot:
     def unready(self) -> NotReady | None:
         """Why requests can't be answered now, or None when they can."""
         if self._state == "failed":
-            reason = "loading failed" if self._failure is None else self._failure.message
-            remedy = None if self._failure is None else self._failure.remedy
+            if isinstance(self._failure, Failed):
+                return self._failure
+            reason, remedy = (self._failure.message, self._failure.remedy) if self._failure else ("unknown", None)
             return Failed(f"loading failed: {reason}", field="phase", value="failed", remedy=remedy)
         if self._state == "loading":
             return NotReady(f"loading: {self._phase}", field="phase", value=self._phase, retry_after_s=1.0)

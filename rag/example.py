@@ -14,7 +14,11 @@ def show(url: str) -> None:
     """Ask the server at `url` over HTTP, as any client would, and print the exchange on stdout."""
     lines = ["", f"Ready at {url}", ""]
     for question in _QUESTIONS:
-        answer = _ask(url, {"query": question})
+        try:
+            answer = _ask(url, {"query": question})
+        except OSError as error:
+            lines += [f"  {question}", f"  could not be asked over HTTP: {error}", ""]
+            continue
         cited = next((source for source in answer["sources"] if source["cited"]), None)
         origin = f"   ({cited['title']}, {cited['id']})" if cited else ""
         lines += [f"  {question}", f"  → {answer['text']}{origin}", ""]

@@ -124,7 +124,7 @@ def load_generator(
     dtype: str,
     device: str,
     context_tokens: int | None,
-    concurrency: int,
+    num_blocks: int,
     max_waiting: int,
     max_batch_tokens: int = 512,
     trust_remote_code: bool = False,
@@ -169,7 +169,7 @@ def load_generator(
         )
     engine = Engine(
         TorchSlots(model, max_model_len=max_model_len, max_chunk_tokens=max_batch_tokens),
-        num_blocks=concurrency,
+        num_blocks=num_blocks,
         max_model_len=max_model_len,
         max_batch_tokens=max_batch_tokens,
         max_waiting=max_waiting,

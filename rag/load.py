@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rag.errors import GenerationFailed
+from capacity import Measured, Plan
+from rag.errors import Failed, GenerationFailed
 from rag.pipeline import Pipeline
+from rag.planning import make_plan, recheck
 from rag.schema import Ask
 from rag.seams import Sampling
 from rag.settings import Settings
+
+if TYPE_CHECKING:
+    from rag.engine import Engine
 
 _log = logging.getLogger(__name__)
 
 
 def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeline:
-    """Load embedder, index and LLM, then ask a real question. Raises ModelRefused or IndexRefused with the reason."""
+    """Plan, load embedder, index and LLM, hold the plan to what that took, then ask a real question.
+
+    Raises DoesNotFit before anything is loaded, ModelRefused or IndexRefused with the reason.
+    """
+    on_phase("planning")
+    plan = make_plan(settings)
     on_phase("importing")
+    import sentence_transformers  # noqa: F401 - imported here so that what it takes counts as the process's own
     import torch
 
     torch.set_num_threads(settings.threads or _cores())
@@ -30,6 +44,8 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    runtime_bytes = _runtime_bytes(device)
 
     on_phase("loading the embedder")
     embedder = SentenceTransformerEmbedder.load(
@@ -49,12 +65,13 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         settings.llm,
         dtype=settings.dtype,
         device=device,
-        context_tokens=settings.context,
-        concurrency=settings.concurrency,
+        context_tokens=plan.max_model_len,
+        num_blocks=plan.num_blocks,
         max_waiting=settings.queue,
         max_batch_tokens=settings.max_batch_tokens,
         trust_remote_code=settings.trust_remote_code,
     )
+    compare_with_plan(settings, plan, generator.engine, runtime_bytes)
     pipeline = Pipeline(
         embedder,
         retriever,
@@ -68,6 +85,28 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     return pipeline
 
 
+def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int) -> None:
+    """Hold `plan` to what loading took, and log both. Raises Failed where the KV bytes are not the plan's."""
+    if engine.kv_bytes != plan.kv_bytes:
+        raise Failed(
+            "the engine allocated other KV bytes than the plan says",
+            field="kv_bytes",
+            value=engine.kv_bytes,
+            limit=plan.kv_bytes,
+            remedy="report this with the model's config.json: the capacity model misjudges it",
+        )
+    measured = recheck(
+        settings, plan, Measured(weights_bytes=engine.backend.weights_bytes, runtime_bytes=runtime_bytes)
+    )
+    figures = {
+        "planned": dict(plan.need_bytes),
+        "measured": dict(measured.need_bytes),
+        "difference": {name: measured.need_bytes[name] - need for name, need in plan.need_bytes.items()},
+    }
+    told = {"sessions": plan.concurrency, "context_tokens": plan.max_model_len, "kv_blocks": plan.num_blocks}
+    _log.info(json.dumps({"event": "plan", **told, "have_bytes": plan.have_bytes, **figures}))
+
+
 def canary(pipeline: Pipeline) -> None:
     """One real retrieve-and-generate, before /ping says 200. Raises GenerationFailed when nothing comes out."""
     answer = pipeline.answer(Ask(("Qual a capital do Brasil?",), sampling=Sampling(max_new_tokens=4)))
@@ -75,10 +114,19 @@ def canary(pipeline: Pipeline) -> None:
         raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
 
 
+def _runtime_bytes(device: str) -> int:
+    """What the process holds before any model: resident memory on a CPU, the context on a card."""
+    if device == "cpu":
+        resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return resident_pages * os.sysconf("SC_PAGE_SIZE")
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return total_bytes - free_bytes
+
+
 def _cores() -> int:
     """Cores that this process may use: a container often sees more than it was given."""
-    import os
-
     cores = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rag.errors import InvalidRequest
 
 _HERE = Path(__file__).resolve().parent.parent
+_MOST_AUTO_SESSIONS = 64
 _MODEL_DIRECTORY = Path("/opt/ml/model")
 
 
@@ -40,7 +41,12 @@ class Settings(BaseModel):
     context: int | None = Field(
         default=1024, ge=16, description="Tokens of a prompt and its answer together; `0`: the model's own maximum"
     )
-    concurrency: int = Field(default=16, ge=1, le=1024, description="Sessions that generate at the same time")
+    concurrency: int | None = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Sessions that generate at once; `auto`: the most that fit, up to 64",
+    )
     queue: int = Field(default=48, ge=0, le=4096, description="Requests that may wait for a place; one more gets 429")
     max_batch_tokens: int = Field(default=512, ge=16, description="Tokens that one forward pass takes in at most")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -48,6 +54,10 @@ class Settings(BaseModel):
     )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, `cuda:1`, or `auto`"
+    )
+    hardware: str | None = Field(
+        default=None,
+        description="Plan for this machine of the catalogue; unset: the present one",
     )
     threads: int = Field(default=0, ge=0, description="Threads that torch computes with; `0`: one a core")
     top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
@@ -80,6 +90,8 @@ class Settings(BaseModel):
             given["port"] = environment["SAGEMAKER_BIND_TO_PORT"]
         if given.get("context") == "0":
             given["context"] = None
+        if given.get("concurrency") == "auto":
+            given["concurrency"] = None
         try:
             return cls(**given)
         except ValidationError as error:
@@ -93,9 +105,19 @@ class Settings(BaseModel):
             ) from None
 
     @property
+    def sessions(self) -> int:
+        """The most sessions there may be: CONCURRENCY, or what `auto` chooses from."""
+        return _MOST_AUTO_SESSIONS if self.concurrency is None else self.concurrency
+
+    @property
+    def places(self) -> int:
+        """Requests that may be inside at the same time, running or waiting."""
+        return self.sessions + self.queue
+
+    @property
     def http_threads(self) -> int:
-        """One for every request that may be inside, and some for /ping and for refusing the rest."""
-        return self.concurrency + self.queue + 8
+        """One for every place, and some for /ping and for refusing the rest."""
+        return self.places + 8
 
 
 def table() -> list[tuple[str, str, str]]:

@@ -88,6 +88,12 @@ class TorchSlots:
         return self._vocab_size
 
     @property
+    def weights_bytes(self) -> int:
+        """Of all parameters and buffers, tied ones once."""
+        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers())}
+        return sum(held.values())
+
+    @property
     def device(self) -> torch.device:
         """Where the weights and the slots live."""
         device: torch.device = self._model.device

@@ -184,6 +184,7 @@ class Poisoned:
     def __init__(self, inner: TorchSlots, kind: str) -> None:
         self.inner, self.kind = inner, kind
         self.block_size, self.vocab_size = inner.block_size, inner.vocab_size
+        self.weights_bytes = inner.weights_bytes
 
     def allocate(self, num_blocks: int) -> int:
         return self.inner.allocate(num_blocks)

@@ -34,7 +34,7 @@ def load(directory: Path, **settings: Any) -> TextGenerator:
         "dtype": "float32",
         "device": "cpu",
         "context_tokens": 128,
-        "concurrency": 2,
+        "num_blocks": 2,
         "max_waiting": 4,
         **settings,
     }

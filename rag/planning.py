@@ -1,0 +1,107 @@
+"""The Plan that the container runs by: made from the settings before anything is loaded, held to what loading took.
+
+The same function of the capacity model answers `make deploy`, `serve --check`, the boot and the report, so what was
+promised, what is allocated and what requests are counted against are one set of figures.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from capacity import Engine, Hardware, Measured, Plan, Request, Workload, check, load_hardware, load_model, refuse
+from capacity.errors import CapacityError
+from capacity.fixes import largest_concurrency
+from capacity.hardware import Device
+from rag.checkpoint import resolve_model
+from rag.embedding import embedder_directory
+from rag.errors import DoesNotFit, InvalidRequest
+from rag.index_store import read_manifest
+from rag.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def make_plan(settings: Settings) -> Plan:
+    """The plan for these settings on this machine, or on HARDWARE where it is set; nothing is loaded for it.
+
+    CONCURRENCY=auto takes the most sessions that fit. Raises DoesNotFit with the whole refusal, InvalidRequest for
+    settings that contradict the model, ModelRefused or IndexRefused where a file is missing.
+    """
+    try:
+        request = _request(settings)
+        if settings.concurrency is None:
+            most = largest_concurrency(request)
+            _log.info("CONCURRENCY=auto: %d sessions of %d tokens fit", most, request.workload.context_tokens)
+            request = request.with_changes(concurrency=max(1, most), max_sequences=max(1, most))
+        verdict = check(request)
+        if not verdict.fits:
+            raise DoesNotFit(refuse(request, verdict).to_json())
+    except CapacityError as error:
+        raise InvalidRequest(str(error), field=getattr(error, "field", "LLM")) from error
+    return verdict.plan
+
+
+def recheck(settings: Settings, plan: Plan, measured: Measured) -> Plan:
+    """`plan` again, by the same function, with what loading really took. Raises DoesNotFit where it no longer fits."""
+    request = _request(settings)
+    engine = replace(request.engine, measured=measured)
+    request = replace(request, engine=engine).with_changes(concurrency=plan.concurrency)
+    verdict = check(request)
+    if not verdict.fits:
+        raise DoesNotFit(refuse(request, verdict).to_json())
+    return verdict.plan
+
+
+def _request(settings: Settings) -> Request:
+    model = load_model(str(resolve_model(settings.llm)))
+    context = settings.context or model.max_context_tokens or 2048
+    dtype = _DTYPES[settings.dtype]
+    index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
+    embedder_files = embedder_directory(settings.embedding_model).rglob("*.safetensors")
+    workload = Workload(
+        context_tokens=context,
+        concurrency=settings.sessions,
+        embedder_bytes=sum(file.stat().st_size for file in embedder_files),
+        vectors=index.passages,
+        dimensions=index.dimension,
+        index_factory=index.factory,
+    )
+    engine = Engine(
+        kv_slots=True,
+        kv_dtype=dtype,
+        weights_dtype=None if model.quantization or model.dtype == settings.dtype else dtype,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_sequences=settings.sessions,
+        instances=1,
+        tensor_parallel=1,
+    )
+    return Request(model, _hardware(settings), workload, engine)
+
+
+def _hardware(settings: Settings) -> Hardware:
+    if settings.hardware:
+        return load_hardware(settings.hardware)
+    if settings.device == "cpu" or not Path("/dev/nvidiactl").exists():
+        return load_hardware("cpu")
+    import torch  # noqa: PLC0415 - heavy, and needed only to ask for a card
+
+    if not torch.cuda.is_available():
+        return load_hardware("cpu")
+    found = torch.cuda.get_device_properties(0 if settings.device == "auto" else settings.device)
+    card = Device(
+        name=found.name,
+        kind="gpu",
+        memory_bytes=found.total_memory,
+        marketing_bytes=found.total_memory,
+        bandwidth_bytes_per_s=None,
+        peak_flops={},
+        compute_capability=found.major + found.minor / 10,
+        source="the CUDA driver",
+        confidence="read",
+    )
+    machine = load_hardware("cpu")
+    return Hardware(found.name, "gpu", card, 1, machine.ram_bytes, card.source, card.confidence)
