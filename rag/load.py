@@ -109,7 +109,7 @@ def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_by
 
 def canary(pipeline: Pipeline) -> None:
     """One real retrieve-and-generate, before /ping says 200. Raises GenerationFailed when nothing comes out."""
-    answer = pipeline.answer(Ask(("Qual a capital do Brasil?",), sampling=Sampling(max_new_tokens=4)))
+    answer = pipeline.answer(Ask(("Qual a capital do Brasil?",), Sampling(max_new_tokens=4)))
     if not answer.completion_tokens and answer.finish_reason != "stop":
         raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
 

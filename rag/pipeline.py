@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rag import prompt
-from rag.errors import InvalidRequest, PromptTooLong
+from rag.errors import PromptTooLong
 from rag.grounding import ground
 from rag.language import detect_language
 from rag.schema import Ask
@@ -131,8 +131,6 @@ class Pipeline:
         self.embedder.close()
 
     def _sampling(self, ask: Ask) -> Sampling:
-        if ask.sampling is None:
-            raise InvalidRequest("the request says nothing about generation", field="max_new_tokens")
         limit = self.generator.max_model_len
         if ask.sampling.max_new_tokens >= limit:
             raise PromptTooLong(

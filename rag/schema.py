@@ -40,13 +40,13 @@ class Ask:
     """What a client wants, whichever shape it came in. The embed mode embeds all `texts`, the others take the first."""
 
     texts: tuple[str, ...]
+    sampling: Sampling
     mode: Mode = "answer"
     history: tuple[Message, ...] = ()
     top_k: int | None = None
     filters: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
     min_score: float | None = None
     language: Language | None = None
-    sampling: Sampling | None = None
     stream: bool = False
     shape: Shape = "rag"
 
@@ -270,7 +270,7 @@ def parse_text(body: bytes, *, default_new_tokens: int) -> Ask:
         raise InvalidRequest(f"the body is not UTF-8: {error.reason} at byte {error.start}", field="body") from None
     if not question:
         raise InvalidRequest("the body is empty", field="body", value="", remedy="send the question as text")
-    return Ask((question,), sampling=Sampling(max_new_tokens=default_new_tokens))
+    return Ask((question,), Sampling(max_new_tokens=default_new_tokens))
 
 
 def _ask(
@@ -284,13 +284,13 @@ def _ask(
 ) -> Ask:
     return Ask(
         texts=tuple(texts),
+        sampling=sampling,
         mode=options.mode,
         history=history,
         top_k=options.top_k,
         filters=options.filters,
         min_score=options.min_score,
         language=options.language,
-        sampling=sampling,
         stream=stream,
         shape=shape,
     )

@@ -28,7 +28,6 @@ def refusal(body: bytes | Any) -> InvalidRequest:
 def test_a_bare_query_is_answered_greedily_with_the_deployment_s_defaults() -> None:
     ask = parsed({"query": "  Qual a capital do Brasil? "})
     assert (ask.question, ask.mode, ask.top_k, ask.stream) == ("Qual a capital do Brasil?", "answer", None, False)
-    assert ask.sampling is not None
     assert (ask.sampling.max_new_tokens, ask.sampling.temperature) == (64, 0.0)
 
 
@@ -59,7 +58,6 @@ def test_every_option_of_the_own_shape_is_read() -> None:
     )
     assert (ask.mode, ask.top_k, ask.min_score, ask.language, ask.stream) == ("retrieve", 7, 0.2, "en", True)
     assert ask.filters == {"language": "pt", "year": [2024, 2025]}
-    assert ask.sampling is not None
     sampling = ask.sampling
     assert (sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (5, 0.7, 0.9, 40)
     assert (sampling.seed, sampling.stop, sampling.stop_ids) == (3, ("\n",), (9,))
@@ -80,7 +78,6 @@ def test_every_option_of_the_own_shape_is_read() -> None:
 def test_tgi_samples_only_when_asked_to(parameters: dict[str, Any], temperature: float) -> None:
     ask = parsed({"inputs": "q", "parameters": {"max_new_tokens": 9, **parameters}})
     assert ask.shape == "tgi"
-    assert ask.sampling is not None
     assert (ask.sampling.max_new_tokens, ask.sampling.temperature) == (9, temperature)
 
 
@@ -100,7 +97,6 @@ def test_a_chat_s_last_message_is_the_question_and_the_others_its_history() -> N
     )
     assert (ask.shape, ask.question, ask.top_k) == ("chat", "Qual a capital?", 1)
     assert ask.history == (Message("system", "Seja breve."), Message("user", "Oi"), Message("assistant", "Olá"))
-    assert ask.sampling is not None
     assert ask.sampling.max_new_tokens == 12
 
 
