@@ -14,9 +14,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from capacity.errors import CapacityError
-from capacity.options import Parser, add_engine, add_hardware, add_model, add_workload, count, whole_number
+from capacity.options import (
+    Parser,
+    add_engine,
+    add_hardware,
+    add_model,
+    add_report,
+    add_workload,
+    count,
+    real_number,
+    whole_number,
+)
 
 INVALID = 2
+# Where each command lives; loaded when it runs, so that --help and the small commands stay quick.
+_MODULES = {"report": "capacity.report.command", "compare": "capacity.report.command"}
 
 
 def __getattr__(name: str) -> Any:
@@ -41,7 +53,18 @@ def build_parser() -> argparse.ArgumentParser:
         add_workload(command)
         add_engine(command)
         command.add_argument("--json", action="store_true", help="the answer as JSON")
+    for name, text in (
+        ("report", "the executive report: three scenarios, reasons, risks, recommendation"),
+        ("compare", "several models, servers or precisions side by side"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        add_model(command, several=name == "compare")
+        add_hardware(command, several=name == "compare")
+        add_workload(command)
+        add_engine(command)
+        add_report(command)
     _add_explain(commands)
+    _add_calibrate(commands)
     validate = commands.add_parser("validate", help="check the catalogue, or files of your own")
     validate.add_argument("files", nargs="*", help="JSON files: servers, GPUs, storage profiles, config.json")
     return parser
@@ -59,12 +82,26 @@ def _add_explain(commands: Any) -> None:
     explain.add_argument("--json", action="store_true", help="the figures as JSON")
 
 
+def _add_calibrate(commands: Any) -> None:
+    text = "measure a running engine, for --measured"
+    calibrate = commands.add_parser("calibrate", help=text, description=text)
+    calibrate.add_argument("--url", required=True, help="its endpoint: http://…/invocations or …/v1/chat/completions")
+    calibrate.add_argument("--model", default="", help="name to record")
+    calibrate.add_argument("--hardware", "--server", dest="hardware", default="", help="name to record")
+    calibrate.add_argument("--repeats", type=whole_number(1, 100), default=3, help="requests a prompt length")
+    calibrate.add_argument("--new-tokens", type=whole_number(2, 4096), default=32, help="tokens asked for")
+    calibrate.add_argument(
+        "--timeout", type=real_number(0, 3600, low_open=True), default=120.0, help="seconds a request"
+    )
+    calibrate.add_argument("--output", help="write the measurements to this file")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A wrong question is one line on stderr and status 2."""
     args = build_parser().parse_args(argv)
-    commands = importlib.import_module("capacity.commands")
+    module = importlib.import_module(_MODULES.get(args.command, "capacity.commands"))
     try:
-        status: int = getattr(commands, f"run_{args.command}")(args)
+        status: int = getattr(module, f"run_{args.command}")(args)
     except CapacityError as error:
         sys.stderr.write(f"sizing.py {args.command}: {' '.join(str(error).split())}\n")
         return INVALID

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from capacity.calibrate import measure
 from capacity.embedders import embedder_bytes
-from capacity.errors import InvalidInput
+from capacity.errors import CapacityError, InvalidInput
 from capacity.explain import explain_model
 from capacity.fixes import refuse
 from capacity.hardware import Hardware, custom_hardware, load_hardware, this_machine
@@ -68,6 +69,26 @@ def run_validate(args: argparse.Namespace) -> int:
     if not problems:
         print(f"sound: {', '.join(names)}")
     return INVALID if problems else FITS
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Calibrate: latency of a running engine, as a file for --measured."""
+    latency = measure(
+        args.url,
+        repeats=args.repeats,
+        new_tokens=args.new_tokens,
+        timeout_s=args.timeout,
+        told=lambda line: print(line, file=sys.stderr),
+    )
+    text = Measurements(args.model, args.hardware, latency=latency).dumps()
+    if not args.output:
+        sys.stdout.write(text)
+        return FITS
+    try:
+        Path(args.output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CapacityError(f"--output: {args.output}: {error.strerror or error}") from error
+    return FITS
 
 
 def request_of(args: argparse.Namespace) -> Request:

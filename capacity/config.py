@@ -54,6 +54,8 @@ _TEXT_OF = {
     "llava_next": "llama",
     "kimi_k25": "kimi_k2",
 }
+# Beyond these a file is a mistake, and counting its layers one by one would take all day.
+_MOST_LAYERS, _LARGEST = 10_000, 2**40
 _INNER = ("text_config", "llm_config", "language_config")
 
 
@@ -119,8 +121,9 @@ class Config:
             raise InvalidInput(field, f"missing in {self.source} and {self.model_type} has no default for it")
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidInput(field, f"{value!r} in {self.source} is not an integer")
-        if value < minimum:
-            raise InvalidInput(field, f"{value} in {self.source} is below {minimum}")
+        maximum = _MOST_LAYERS if "layers" in field else _LARGEST
+        if not minimum <= value <= maximum:
+            raise InvalidInput(field, f"{value} in {self.source} is outside {minimum}–{maximum}")
         return value
 
     def flag(self, field: str, default: bool = False) -> bool:

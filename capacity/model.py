@@ -114,11 +114,23 @@ def model_from_config(
     notes: str = "",
 ) -> Model:
     """The model that a config.json describes; raises UnknownName or InvalidInput for what it can't be told from."""
+    try:
+        model = _parsed(raw, name, checkpoint, source, confidence, notes)
+        counted = model.parameters.total
+    except (TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, OverflowError) as error:
+        raise InvalidInput(source, f"a field has a value of the wrong kind ({error})") from error
+    if counted <= 0:
+        raise InvalidInput(source, "describes no parameters")
+    return model
+
+
+def _parsed(
+    raw: Mapping[str, Any], name: str, checkpoint: Checkpoint | None, source: str, confidence: str, notes: str
+) -> Model:
     config = Config(raw, source)
     told = config.top("dtype")
     if told is None and checkpoint is not None and checkpoint.dtypes:
         told = _DTYPE_OF_HEADER.get(max(checkpoint.dtypes, key=lambda item: item[1])[0])
-    dtype = dtype_name(str(told or "float32"))
     limit = config.get("max_position_embeddings")
     # T5's relative positions set no limit of their own; n_positions is only what it was trained on.
     bounded = isinstance(limit, int) and limit > 0 and config.family.attention != "t5"
@@ -129,7 +141,7 @@ def model_from_config(
         name=name,
         config=config,
         layers=layers_of(config),
-        dtype=dtype,
+        dtype=dtype_name(str(told or "float32")),
         quantization=quantization_of(config.top("quantization_config")),
         checkpoint=checkpoint,
         max_context_tokens=limit if bounded else None,

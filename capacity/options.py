@@ -53,22 +53,27 @@ count = whole_number(1)
 ratio = real_number(0, 1, low_open=True)
 
 
-def add_model(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
-    """--model and the precisions."""
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """--model and the precisions; `several` lets each be given more than once."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=needed, help="catalogue name, folder with config.json, or cached hub id")
-    group.add_argument("--kv-dtype", help="fp32, fp16, bf16, fp8, int8 or int4 (default: the model's dtype)")
-    group.add_argument("--weights-dtype", help="requantise to fp32, bf16, fp8, int8, int4, … (default: as published)")
+    action = "append" if several else "store"
+    known = "catalogue name, folder with config.json, or cached hub id"
+    group.add_argument("--model", required=True, action=action, help=known)
+    kv = "fp32, fp16, bf16, fp8, int8 or int4 (default: the model's dtype)"
+    group.add_argument("--kv-dtype", action=action, help=kv)
+    weights = "requantise to fp32, bf16, fp8, int8, int4, … (default: as published)"
+    group.add_argument("--weights-dtype", action=action, help=weights)
 
 
-def add_hardware(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
-    """--hardware and the flags of a custom node."""
+def add_hardware(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """--hardware and the flags of a custom node; `several` lets it be given more than once."""
     group = parser.add_argument_group("hardware")
     group.add_argument(
         "--hardware",
         "--server",
         dest="hardware",
-        required=needed,
+        required=True,
+        action="append" if several else "store",
         help="server (dgx300), SageMaker type (ml.g5.xlarge), GPU (L4), cpu, a JSON file, or custom",
     )
     group.add_argument("--memory-gib", type=real_number(0, 1e6, low_open=True), help="memory of --hardware cpu")
@@ -79,13 +84,11 @@ def add_hardware(parser: argparse.ArgumentParser, *, needed: bool = True) -> Non
     group.add_argument("--gpu-tflops", type=real_number(0, 1e5, low_open=True), help="dense bf16 TFLOPS of one")
 
 
-def add_workload(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+def add_workload(parser: argparse.ArgumentParser) -> None:
     """Context, concurrency, and what a retrieval system adds."""
     group = parser.add_argument_group("workload")
-    group.add_argument(
-        "--context", type=count, required=needed, help="tokens of one session, prompt and answer together"
-    )
-    group.add_argument("--concurrency", type=count, required=needed, help="sessions at once")
+    group.add_argument("--context", type=count, required=True, help="tokens of one session, prompt and answer together")
+    group.add_argument("--concurrency", type=count, required=True, help="sessions at once")
     group.add_argument("--input-tokens", type=count, help="tokens a request typically brings (latency, money)")
     group.add_argument("--output-tokens", type=count, help="tokens it typically gets")
     group.add_argument(
@@ -110,3 +113,40 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-hybrid-allocator", action="store_true", help="charge windowed layers the full context")
     group.add_argument("--reserve-gib", type=real_number(0, 1e6), default=0.0, help="kept free on every rank")
     group.add_argument("--measured", help="JSON of what a boot measured, or of `calibrate`; replaces the estimates")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Scenarios, objectives and the form of a report."""
+    group = parser.add_argument_group("scenarios")
+    group.add_argument(
+        "--method", choices=("exact", "reference"), default="exact", help="per-rank terms, or flat overhead"
+    )
+    group.add_argument("--overhead-gib", type=real_number(0, 1e6), help="flat overhead a node, with --method reference")
+    group.add_argument(
+        "--headroom", type=_three(real_number(0, 10)), help="0.2, or minimum,recommended,ideal: 0,0.2,0.3"
+    )
+    group.add_argument("--spare-nodes", type=_three(whole_number(0, 100)), help="1, or three: 0,1,2")
+    group.add_argument("--budget-ratio", type=_three(ratio), help="0.7, or three: 0.7,0.7,0.65")
+    group.add_argument("--node-availability", type=real_number(0, 1, low_open=True), help="share of time a node is up")
+    group.add_argument("--ttft", type=real_number(0, 1e6, low_open=True), help="largest TTFT wanted, in seconds")
+    group.add_argument("--tpot", type=real_number(0, 1e6, low_open=True), help="largest TPOT wanted, in seconds")
+    group.add_argument("--storage-profile", default="profile_default", help="what weights are read from")
+    form = parser.add_argument_group("form")
+    form.add_argument(
+        "--format", choices=("table", "md", "html", "json"), help="default: by --output's suffix, else table"
+    )
+    form.add_argument("--json", action="store_true", help="short for --format json")
+    form.add_argument("--lang", choices=("pt-BR", "en"), default="en", help="language of the report")
+    form.add_argument("--output", help="write to this file instead of the terminal")
+
+
+def _three(convert: Callable[[str], float]) -> Callable[[str], list[float]]:
+    """A converter for one value, or three between commas."""
+
+    def convert_all(text: str) -> list[float]:
+        values = [convert(part) for part in text.split(",")]
+        if len(values) not in (1, 3):
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither one value nor three between commas")
+        return values
+
+    return convert_all

@@ -52,10 +52,12 @@ def _matches(pattern: str, name: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.") or name.endswith(f".{pattern}")
 
 
-def quantization_of(config: Mapping[str, Any] | None) -> Quantization | None:
+def quantization_of(config: Any) -> Quantization | None:
     """The format of a quantization_config, None where there is none; raises UnknownName for a method not known."""
     if not config:
         return None
+    if not isinstance(config, Mapping):
+        raise InvalidInput("quantization_config", f"{config!r} is not an object")
     method = str(config.get("quant_method") or ("modelopt" if "quant_algo" in config else "")).lower()
     reader = _READERS.get(method)
     if reader is None:

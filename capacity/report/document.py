@@ -1,0 +1,80 @@
+"""The report's content without a form: sections of blocks. Renderers know blocks; only sections know figures.
+
+Text may carry **strong** marks and nothing else; renderers escape everything around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Prose."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list; numbered where its order means something."""
+
+    items: tuple[str, ...]
+    numbered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a head. `key_column` makes the first cell its row's heading; `wide` is for small print."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    key_column: bool = True
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture by name, drawn by the forms that can; `caption` goes with it."""
+
+    name: str
+    caption: str
+
+
+Block = Paragraph | Heading | Bullets | Table | Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A numbered section."""
+
+    number: int
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole report; `facts` are the lines under its title, `colophon` those at its end."""
+
+    language: str
+    title: str
+    subtitle: str
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    colophon_title: str
+    colophon: tuple[tuple[str, str], ...]
+    closing: str
+
+
+def bullets(items: Sequence[str], *, numbered: bool = False) -> Bullets:
+    """A list of the items."""
+    return Bullets(tuple(items), numbered)

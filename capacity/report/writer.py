@@ -1,0 +1,128 @@
+"""A language's words around the figures: what every section needs to say a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from capacity.catalog import read_json
+from capacity.errors import UnknownName
+from capacity.report.numbers import ENGLISH, PORTUGUESE, Numbers
+
+LANGUAGES = ("pt-BR", "en")
+SCENARIOS = ("minimum", "recommended", "ideal")
+_WORDING = Path(__file__).parent / "wording"
+
+
+class Writer:
+    """Figures, text and number marks of one language together; `say` fills a text's gaps."""
+
+    def __init__(self, figures: Mapping[str, Any], language: str) -> None:
+        self.figures = figures
+        self.language, self.text, self.numbers = _language(language)
+
+    def say(self, key: str, **gaps: str) -> str:
+        """The text called `key`, its gaps filled."""
+        return self.text[key].format(**gaps)
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Figures of the model."""
+        found: Mapping[str, Any] = self.figures["model"]
+        return found
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Figures of the node."""
+        found: Mapping[str, Any] = self.figures["hardware"]
+        return found
+
+    @property
+    def load(self) -> Mapping[str, Any]:
+        """Figures of the workload."""
+        found: Mapping[str, Any] = self.figures["workload"]
+        return found
+
+    def scenario(self, name: str) -> Mapping[str, Any]:
+        """Figures of a scenario."""
+        found: Mapping[str, Any] = self.figures["scenarios"][name]
+        return found
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the reference method made the figures."""
+        return bool(self.figures["method"] == "reference")
+
+    # Numbers that recur.
+    @property
+    def context(self) -> str:
+        """The context asked for."""
+        return self.numbers.number(self.load["context_tokens"])
+
+    @property
+    def concurrency(self) -> str:
+        """The sessions asked for."""
+        return self.numbers.number(self.load["concurrency"])
+
+    @property
+    def kv_dtype(self) -> str:
+        """The KV format as people write it."""
+        return str(self.load["kv_dtype"]).upper()
+
+    def bytes(self, size: float) -> str:
+        """Bytes in the unit that reads best."""
+        for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+            if size >= scale:
+                return f"{self.numbers.trimmed(size / scale, 2)} {unit}"
+        return f"{self.numbers.trimmed(size, 1)} B"
+
+    def count(self, value: float | None) -> str:
+        """A count, or that it is not known."""
+        return self.text["unknown"] if value is None else self.numbers.number(value)
+
+    def nodes(self, count: int | None) -> str:
+        """So many nodes, singular or plural."""
+        if count is None:
+            return self.text["unknown"]
+        return self.text["node_one"] if count == 1 else self.say("node_many", count=self.numbers.number(count))
+
+    def servers(self, count: int) -> str:
+        """So many nodes of the server asked for."""
+        gaps = {"count": self.numbers.number(count), "server": self.hardware["name"]}
+        return self.say("server_one" if count == 1 else "server_many", **gaps)
+
+    def confidence(self, word: str) -> str:
+        """How well a fact is known."""
+        return self.text[f"confidence_{word}"]
+
+    def capex(self, scenario: Mapping[str, Any]) -> str:
+        """A scenario's nodes over the minimum's."""
+        relative = scenario["relative_capex"]
+        if relative is None:
+            return self.text["unknown"]
+        if not relative:
+            return self.text["baseline"]
+        return f"{'+' if relative > 0 else '−'}{self.numbers.percent(abs(relative))}"
+
+    def seconds(self, latency: Mapping[str, Any] | None, name: str, *, unit: str) -> str:
+        """A latency with its band, in s or ms."""
+        if latency is None:
+            return self.text["latency_none"]
+        scale, digits = (1000.0, 1) if unit == "ms" else (1.0, 2)
+        value, low, high = (
+            self.numbers.number(latency[f"{name}{end}_s"] * scale, digits) for end in ("", "_low", "_high")
+        )
+        if latency["label"] == "measured" and not latency["band"]:
+            return self.say("latency_measured", value=value, unit=unit)
+        return self.say("latency", value=value, unit=unit, low=low, high=high)
+
+
+def _language(language: str) -> tuple[str, Mapping[str, str], Numbers]:
+    """(name, words, number marks) of a language; its words lie in wording/, keys the same in every file."""
+    names = {"pt-br": "pt-BR", "pt": "pt-BR", "en": "en", "en-us": "en"}
+    name = names.get(language.lower())
+    if name is None:
+        raise UnknownName("language", language, LANGUAGES)
+    words: Mapping[str, str] = read_json(_WORDING / f"{name}.json")
+    return name, words, PORTUGUESE if name == "pt-BR" else ENGLISH
