@@ -89,6 +89,9 @@ def _add_calibrate(commands: Any) -> None:
     calibrate.add_argument("--model", default="", help="name to record")
     calibrate.add_argument("--hardware", "--server", dest="hardware", default="", help="name to record")
     calibrate.add_argument("--repeats", type=whole_number(1, 100), default=3, help="requests a prompt length")
+    calibrate.add_argument(
+        "--sessions", type=whole_number(1, 256), default=8, help="sessions at once, for the crowded pace"
+    )
     calibrate.add_argument("--new-tokens", type=whole_number(2, 4096), default=32, help="tokens asked for")
     calibrate.add_argument(
         "--timeout", type=real_number(0, 3600, low_open=True), default=120.0, help="seconds a request"

@@ -76,6 +76,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     latency = measure(
         args.url,
         repeats=args.repeats,
+        sessions=args.sessions,
         new_tokens=args.new_tokens,
         timeout_s=args.timeout,
         told=lambda line: print(line, file=sys.stderr),

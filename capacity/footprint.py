@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from capacity.kv import KvLayout, KvLine, ceil_fraction, line_at, session_bytes, token_bytes
+from capacity.kv import KvLayout, KvLine, ceil_fraction, line_at, session_bytes, state_bytes, token_bytes
 from capacity.layers import Layer
 from capacity.overheads import estimate
 from capacity.precision import kv_format
@@ -141,7 +141,9 @@ def _slots(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvP
     for layer in layers:
         if layer.attends:
             held = tokens if layer.window_tokens is None else min(tokens, layer.window_tokens + batch - 1)
-            total += token_bytes(layer, layout) * held
+            total += token_bytes(layer, layout) * (held + (layout.encoder_tokens if layer.cross else 0))
+        if layer.state is not None:
+            total += state_bytes(layer.state, layout.tensor_parallel)
     session = ceil_fraction(total)
     return KvPool(tokens, session, 1, 0, 0, line_at(layers, tokens, replace(layout, block_size_tokens=1)), session)
 

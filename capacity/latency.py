@@ -107,9 +107,10 @@ def estimate_latency(
 
 
 def _from_measurement(measured: MeasuredLatency, batch: int, into: int, out: int) -> Latency:
-    """As measured at one request at a time; more sessions share the machine's pace, which is the pessimistic end."""
+    """As measured: the lines through TTFT over prompt tokens and through TPOT over sessions."""
     ttft = measured.ttft_floor_s + into / measured.prefill_tokens_per_s
-    return Latency(ttft, measured.tpot_s * batch, "measured", 0.0 if batch == 1 else BAND, "measured", batch, into, out)
+    tpot = measured.tpot_s + (batch - 1) * measured.tpot_added_s
+    return Latency(ttft, tpot, "measured", 0.0, "measured", batch, into, out)
 
 
 def _arithmetic(request: Request) -> str:

@@ -17,15 +17,17 @@ SCHEMA = "capacity.measured/1"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLatency:
-    """Latency seen on a machine at one request at a time.
+    """Latency seen on a machine.
 
-    `prefill_tokens_per_s` comes of the slope of TTFT over prompt length, `ttft_floor_s` is what no prompt costs,
-    `tpot_s` the mean time between tokens, `context_tokens` the context at which it was measured.
+    `prefill_tokens_per_s` comes of the slope of TTFT over prompt length and `ttft_floor_s` is what no prompt costs.
+    `tpot_s` is the time between tokens of one session alone, to which each further session adds `tpot_added_s`.
+    `context_tokens` is the longest context that was measured.
     """
 
     prefill_tokens_per_s: float
     ttft_floor_s: float
     tpot_s: float
+    tpot_added_s: float
     context_tokens: int
 
 

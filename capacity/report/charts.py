@@ -46,6 +46,15 @@ def _memory(writer: Writer) -> str:
             ink = _INK if term["name"] in ("free", "outside", "collectives", "index", "graphs") else "#ffffff"
             parts.append(_text(left + width / 2, bar_top + 34, label, colour=ink, anchor="middle", weight=600))
         left += width
+    limit = writer.figures["plan"]["have_bytes"] / 2**30
+    if not writer.figures["fits"]:
+        x, end = limit / total * _WIDTH, bar_top + bar_height + 8
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{end}" stroke="{_WARN}" stroke-width="2.5"/>')
+        words = writer.say("device_limit", limit=writer.numbers.gib(limit, 1))
+        parts.append(
+            _text(min(x + 6, _WIDTH - 190), bar_top + bar_height + 16, words, size=11.5, colour=_WARN, weight=600)
+        )
+        bar_height += 18
     rows = math.ceil(len(terms) / 2)
     for place, term in enumerate(terms):
         column, row = divmod(place, rows)
@@ -55,8 +64,8 @@ def _memory(writer: Writer) -> str:
             f'stroke="{_MUTED}" stroke-width="0.4"/>'
         )
         what, label = writer.text[f"term_{term['name']}"], writer.text[f"label_{term['label']}"]
-        parts.append(_text(x + 19, y, f"{what}: {writer.numbers.gib(term['gib'], 2)} ({label})", size=12))
-    return _svg(parts, bar_top + bar_height + 28 + rows * 22, writer.text["chart_memory"])
+        parts.append(_text(x + 19, y, f"{what}: {writer.size(term['gib'])} ({label})", size=12))
+    return _svg(parts, bar_top + bar_height + 28 + rows * 22, writer.on_device("chart_memory"))
 
 
 def _scenarios(writer: Writer) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from capacity.errors import CapacityError
 from capacity.report.charts import variants
-from capacity.report.document import Document, Paragraph, Section, Table
+from capacity.report.document import Block, Document, Heading, Paragraph, Section, Table, bullets
 from capacity.report.figures import Options, figures
 from capacity.report.page import figure
 from capacity.report.writer import SCENARIOS, Writer
@@ -74,11 +74,13 @@ def compose(compared: dict[str, Any], language: str) -> tuple[Document, Writer]:
         text["c_tpot"],
         text["m_cost"],
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    failed: list[str] = []
     for row in compared["variants"]:
         scenarios = row["scenarios"]
         if scenarios is None:
-            rows.append((f"**{row['label']}**", row["error"], *("—" for _ in head[2:])))
+            rows.append((f"**{row['label']}**", *("—" for _ in head[1:])))
+            failed.append(f"**{row['label']}:** {row['error']}")
             continue
         recommended = scenarios["recommended"]
         latency, housed = recommended["latency"], recommended["facility"]
@@ -86,7 +88,7 @@ def compose(compared: dict[str, Any], language: str) -> tuple[Document, Writer]:
         rows.append(
             (
                 f"**{row['label']}**",
-                numbers.gib(recommended["kv_per_session_gib"], 2),
+                writer.size(recommended["kv_per_session_gib"]),
                 numbers.number(recommended["sessions_per_node"]),
                 *(writer.count(scenarios[name]["nodes"]) if scenarios[name]["nodes"] else "—" for name in SCENARIOS),
                 f"{numbers.number(latency['ttft_s'], 2)} s" if latency else "—",
@@ -94,14 +96,15 @@ def compose(compared: dict[str, Any], language: str) -> tuple[Document, Writer]:
                 f"US$ {numbers.number(cost)}/{'mês' if writer.language == 'pt-BR' else 'month'}" if cost else "—",
             )
         )
+    blocks: list[Block] = [Table(head, tuple(rows), wide=True), Paragraph(text["a_total"] + ".")]
+    if failed:
+        blocks += [Heading(text["not_sized"]), bullets(failed)]
     document = Document(
         language=writer.language,
         title=text["compare_title"],
         subtitle=writer.say("load", concurrency=writer.concurrency, context=writer.context),
         facts=((text["fact_date"], numbers.date(base["generated_at"])),),
-        sections=(
-            Section(1, text["compare_title"], (Table(head, tuple(rows), wide=True), Paragraph(text["a_total"] + "."))),
-        ),
+        sections=(Section(1, text["compare_title"], tuple(blocks)),),
         colophon_title=text["colophon"],
         colophon=((text["colophon_method"], text[f"method_{base['method']}"]),),
         closing=text["closing"],

@@ -15,11 +15,15 @@ def consolidated(writer: Writer) -> list[Block]:
     for name in SCENARIOS:
         scenario = writer.scenario(name)
         found.append(Heading(writer.say("scenario_heading", name=writer.text[name])))
-        rows = tuple((f"**{writer.text[key]}**", value) for key, value in _rows(writer, scenario))
+        rows = tuple((f"**{_name(writer, key)}**", value) for key, value in _rows(writer, scenario))
         found.append(Table((writer.text["head_metric"], writer.text["head_value"]), rows))
         if scenario["nodes"]:
             found.append(Paragraph(writer.text["meaning"] + _meaning(writer, name, scenario)))
     return found
+
+
+def _name(writer: Writer, key: str) -> str:
+    return writer.on_device(key) if key == "m_budget" else writer.text[key]
 
 
 def _rows(writer: Writer, scenario: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -30,7 +34,7 @@ def _rows(writer: Writer, scenario: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("m_server", writer.hardware["name"]),
         ("m_context", writer.say("tokens", count=writer.context)),
         ("m_concurrency", writer.say("sessions", count=writer.concurrency)),
-        ("m_kv_session", numbers.gib(scenario["kv_per_session_gib"], 2)),
+        ("m_kv_session", writer.size(scenario["kv_per_session_gib"])),
         (
             "m_kv_total",
             writer.say(

@@ -24,7 +24,7 @@ SCHEMA = "capacity.report/1"
 _CURVE_SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 _ALERT_SHARE = 0.8
 _LONG_CONTEXT = 32_768
-_GIB_DIGITS = 4
+_GIB_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def figures(request: Request, options: Options | None = None) -> dict[str, Any]:
 
 
 def gib(size_bytes: float) -> float:
-    """GiB, to four digits: what every form of the report formats from."""
+    """GiB, to six digits: what every form of the report formats from."""
     return round(size_bytes / GIB, _GIB_DIGITS)
 
 

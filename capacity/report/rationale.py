@@ -16,7 +16,7 @@ def rationale(writer: Writer) -> list[Block]:
     terms = tuple(
         (
             text[f"term_{term['name']}"],
-            writer.numbers.gib(term["gib"], 2),
+            writer.size(term["gib"]),
             text[f"label_{term['label']}"],
         )
         for term in writer.figures["terms"]
@@ -24,9 +24,9 @@ def rationale(writer: Writer) -> list[Block]:
     return [
         Paragraph(text["rationale_intro"]),
         Table(head, tuple(rows), wide=True),
-        Heading(text["memory_heading"]),
-        Chart("memory", text["chart_memory"]),
-        Table((text["head_term"], "GiB", text["head_label"]), terms),
+        Heading(writer.on_device("memory_heading")),
+        Chart("memory", writer.on_device("chart_memory")),
+        Table((text["head_term"], text["head_value"], text["head_label"]), terms),
     ]
 
 
@@ -36,7 +36,7 @@ def _rows(writer: Writer) -> list[tuple[str, tuple[str, ...]]]:
     kinds = ", ".join(f"{count} {text[f'kind_{kind}']}" for kind, count in model["layer_kinds"].items())
     pattern = model["attention_pattern"]
     formula = text["f_latent" if pattern == "latent" else "f_full" if pattern == "full" else "f_hybrid"]
-    session = numbers.gib(recommended["kv_per_session_gib"], 2)
+    session = writer.size(recommended["kv_per_session_gib"])
     method = "reference" if writer.is_reference else "exact"
     overhead, total = numbers.gib(recommended["overhead_gib"]), numbers.gib(recommended["node_memory_gib"])
     ratio = numbers.percent(recommended["budget_ratio"])

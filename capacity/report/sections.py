@@ -102,7 +102,7 @@ def _summary(writer: Writer) -> list[Block]:
                 layers=str(model["layers"]),
                 pattern=writer.text[f"pattern_{model['attention_pattern']}"],
                 heads=heads,
-                kv_session=numbers.gib(recommended["kv_per_session_gib"], 2),
+                kv_session=writer.size(recommended["kv_per_session_gib"]),
                 kv_dtype=writer.kv_dtype,
                 line=line,
             )
@@ -139,7 +139,13 @@ def _comparison(writer: Writer) -> list[Block]:
 
     spares = [scenario["spare_nodes"] for scenario in found.values()]
     rows = (
-        row("c_nodes", [writer.count(scenario["nodes"]) for scenario in found.values()]),
+        row(
+            "c_nodes",
+            [
+                writer.count(scenario["nodes"]) if scenario["nodes"] else text["not_feasible"]
+                for scenario in found.values()
+            ],
+        ),
         row(
             "c_failures",
             [writer.say("failures", nodes=writer.nodes(count)) if count else text["failures_none"] for count in spares],
@@ -174,7 +180,7 @@ def _comparison(writer: Writer) -> list[Block]:
 
 def _brief(writer: Writer, latency: Mapping[str, Any] | None, name: str, unit: str) -> str:
     if latency is None:
-        return writer.text["unknown"]
+        return "—"
     scale, digits = (1000, 1) if unit == "ms" else (1, 2)
     return f"{writer.numbers.number(latency[f'{name}_s'] * scale, digits)} {unit}"
 
@@ -182,7 +188,7 @@ def _brief(writer: Writer, latency: Mapping[str, Any] | None, name: str, unit: s
 def _power(writer: Writer, scenario: Mapping[str, Any]) -> str:
     housed = scenario["facility"]
     if not housed or housed["expected_kw"] is None:
-        return writer.text["unknown"]
+        return "—"
     return f"{writer.numbers.number(housed['expected_kw'], 1)} kW"
 
 

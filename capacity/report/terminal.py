@@ -39,13 +39,16 @@ def render(document: Document, width: int = 100) -> str:
 
 
 def render_tables(document: Document, width: int = 140) -> str:
-    """Only the tables of a document; raises InvalidInput where `rich` is not installed."""
+    """Only the tables and lists of a document; raises InvalidInput where `rich` is not installed."""
     rich_table, console, out = _console(width)
     console.print(f"{document.title}: {document.subtitle}", style="bold", markup=False)
     for section in document.sections:
         for block in section.blocks:
             if isinstance(block, Table):
                 _print_table(console, rich_table, block)
+            elif isinstance(block, Bullets):
+                for item in block.items:
+                    console.print(f"! {_plain(item)}", markup=False)
     return out.getvalue()
 
 

@@ -70,6 +70,14 @@ class Writer:
         """The KV format as people write it."""
         return str(self.load["kv_dtype"]).upper()
 
+    def on_device(self, key: str) -> str:
+        """The text called `key`, or its twin for a machine without accelerators."""
+        return self.text[f"{key}_cpu" if self.hardware["device"] == "cpu" else key]
+
+    def size(self, gib: float, digits: int = 2) -> str:
+        """So many GiB, in smaller units below a tenth of one."""
+        return self.numbers.gib(gib, digits) if gib >= 0.1 else self.bytes(gib * 2**30)
+
     def bytes(self, size: float) -> str:
         """Bytes in the unit that reads best."""
         for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -78,13 +86,13 @@ class Writer:
         return f"{self.numbers.trimmed(size, 1)} B"
 
     def count(self, value: float | None) -> str:
-        """A count, or that it is not known."""
-        return self.text["unknown"] if value is None else self.numbers.number(value)
+        """A count; a dash where there is none."""
+        return "—" if value is None else self.numbers.number(value)
 
     def nodes(self, count: int | None) -> str:
         """So many nodes, singular or plural."""
         if count is None:
-            return self.text["unknown"]
+            return self.text["not_feasible"]
         return self.text["node_one"] if count == 1 else self.say("node_many", count=self.numbers.number(count))
 
     def servers(self, count: int) -> str:
@@ -100,7 +108,7 @@ class Writer:
         """A scenario's nodes over the minimum's."""
         relative = scenario["relative_capex"]
         if relative is None:
-            return self.text["unknown"]
+            return "—"
         if not relative:
             return self.text["baseline"]
         return f"{'+' if relative > 0 else '−'}{self.numbers.percent(abs(relative))}"

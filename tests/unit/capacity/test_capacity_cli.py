@@ -248,16 +248,21 @@ class _Engine(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        words = len(body["messages"][0]["content"].split())
+        own = self.path == "/invocations"
+        words = len((body["query"] if own else body["messages"][0]["content"]).split())
+        if words > 300:
+            self.send_error(422)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         time.sleep(0.0005 * words)
         for index in range(6):
-            self._event({"choices": [{"delta": {"content": f"t{index}"}}]})
+            text = f"t{index}"
+            self._event({"type": "text", "text": text} if own else {"choices": [{"delta": {"content": text}}]})
             time.sleep(0.004)
         usage = {"prompt_tokens": words, "completion_tokens": 6}
-        self._event({"choices": [{"delta": {}, "finish_reason": "length"}], "usage": usage})
+        self._event({"type": "end", "usage": usage} if own else {"choices": [{"delta": {}}], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, event: object) -> None:
@@ -270,21 +275,22 @@ def engine() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Engine)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/invocations"
+    yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_calibrate_measures_an_engine_and_a_plan_takes_the_file(tmp_path: Path, engine: str) -> None:
-    path = tmp_path / "measured.json"
-    status, _, err = ask(["calibrate", "--url", engine, "--repeats", "2", "--output", str(path)])
-    assert (status, err.count("tokens in")) == (0, 6)
-    latency = read_measurements(path).latency
+@pytest.mark.parametrize("path", ["/invocations", "/v1/chat/completions"])
+def test_calibrate_measures_an_engine_and_a_plan_takes_the_file(tmp_path: Path, engine: str, path: str) -> None:
+    measured = tmp_path / "measured.json"
+    status, _, err = ask(["calibrate", "--url", engine + path, "--repeats", "2", "--output", str(measured)])
+    assert (status, err.count("tokens in"), err.count("left out")) == (0, 6, 1)
+    latency = read_measurements(measured).latency
     assert latency is not None
     assert latency.tpot_s > 0.003
     assert latency.prefill_tokens_per_s > 100
-    line = f"report --model SmolLM2-135M --server cpu --context 1024 --concurrency 2 --measured {path} --json"
+    line = f"report --model SmolLM2-135M --server cpu --context 1024 --concurrency 2 --measured {measured} --json"
     status, out, _ = ask(line.split())
     assert status == 0
     assert json.loads(out)["scenarios"]["minimum"]["latency"]["label"] == "measured"
@@ -295,5 +301,7 @@ def test_the_slope_of_ttft_is_the_pace_of_prefill() -> None:
     found = fit(samples)
     assert found.prefill_tokens_per_s == pytest.approx(1000)
     assert found.ttft_floor_s == pytest.approx(0.1)
+    crowd = [Sample(0.3, 0.06, 10, 10) for _ in range(5)]
+    assert fit(samples, crowd).tpot_added_s == pytest.approx(0.01)
     with pytest.raises(CapacityError, match="no answer had two tokens"):
         fit([Sample(0.1, None, 10, 1)])

@@ -302,3 +302,18 @@ def test_a_plan_takes_less_than_fifty_milliseconds_after_start() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.05
+
+
+def test_an_engine_of_slots_holds_one_block_a_session() -> None:
+    model, box = load_model("SmolLM2-135M"), this_machine(4 * GIB)
+    made = check(Request(model, box, Workload(2048, 3), Engine(kv_dtype="fp32", kv_slots=True))).plan
+    assert (made.block_size_tokens, made.blocks_per_session, made.num_blocks, made.slot_bytes) == (2048, 1, 3, 0)
+    assert made.kv_bytes == 3 * 2048 * 30 * 2 * 3 * 64 * 4
+
+
+def test_slots_keep_a_window_and_a_steps_tokens_and_recurrent_state() -> None:
+    windowed = request("Gemma-3-12B", "L40S", 8192, 1, kv_slots=True, max_batch_tokens=512, tensor_parallel=1)
+    token = 2 * 8 * 256 * 2
+    assert check(windowed).plan.block_bytes == token * (8 * 8192 + 40 * (1024 + 512 - 1))
+    hybrid = request("Qwen3-Next-80B-A3B", "dgx300", 1024, 1, kv_slots=True, tensor_parallel=1)
+    assert check(hybrid).plan.block_bytes == 24_576 * 1024 + 77_266_944

@@ -157,7 +157,10 @@ def test_an_objective_out_of_reach_names_the_term(ttft: float | None, tpot: floa
 def test_a_device_of_unknown_speed_gets_no_latency_and_a_measurement_gives_it_one() -> None:
     asked = request("SmolLM2-135M", "cpu", 2048, 1, load={"input_tokens": 500, "output_tokens": 50})
     assert estimate_latency(asked, 1, 1) is None
-    found = estimate_latency(asked, 1, 1, MeasuredLatency(1000.0, 0.05, 0.02, 600))
+    found = estimate_latency(asked, 1, 1, MeasuredLatency(1000.0, 0.05, 0.02, 0.001, 600))
+    crowded = estimate_latency(asked, 1, 11, MeasuredLatency(1000.0, 0.05, 0.02, 0.001, 600))
+    assert crowded is not None
+    assert crowded.tpot_s == pytest.approx(0.03)
     assert found is not None
     assert (found.label, found.band) == ("measured", 0.0)
     assert found.ttft_s == pytest.approx(0.55)
