@@ -35,8 +35,8 @@ class Chunker:
     """
 
     token_spans: TokenSpans
-    max_tokens: int = 254
-    overlap_tokens: int = 63
+    max_tokens: int = 192
+    overlap_tokens: int = 48
     duplicates: int = 0
     _seen: set[bytes] = field(default_factory=set, repr=False)
 
