@@ -23,10 +23,10 @@ _ORDER = (
     "tensor_parallel",
     "kv_dtype",
     "weights_dtype",
+    "combined",
     "instances",
     "memory",
     "hardware",
-    "combined",
     "context",
     "concurrency",
 )
@@ -195,6 +195,20 @@ def _weights_dtype(request: Request) -> Iterator[Fix]:
             return
 
 
+def _both_dtypes(request: Request) -> Iterator[Fix]:
+    """KV and weights at 8 bits together, where neither alone (or only something coarser) does it."""
+    for name in ("fp8", "int8"):
+        alone = [{"kv_dtype": name}, {"weights_dtype": name}]
+        if not _supports(request.hardware, name) or any(_fits(request, **changes) for changes in alone):
+            continue
+        smaller = kv_format(name).element_bytes < kv_format(request.kv_dtype).element_bytes
+        if smaller and not request.engine.weights_dtype and request.model.quantization is None:
+            flags = f"--kv-dtype {name} --weights-dtype {name}"
+            changes = {"kv_dtype": name, "weights_dtype": name}
+            yield Fix("combined", changes, flags, f"KV and weights both in {name}")
+            return
+
+
 def _supports(hardware: Hardware, name: str) -> bool:
     """Whether the device computes with the format: fp8 from compute capability 8.9 on, and not on a CPU."""
     if not name.startswith("fp8"):
@@ -322,6 +336,7 @@ _CANDIDATES: tuple[Callable[[Request], Iterator[Fix]], ...] = (
     _tensor_parallel,
     _kv_dtype,
     _weights_dtype,
+    _both_dtypes,
     _instances,
     _memory,
     _hardware,
