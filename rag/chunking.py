@@ -63,24 +63,23 @@ class Chunker:
             return bisect_left(starts, end) - bisect_left(starts, start)
 
         pieces = list(_pieces(text, starts, max_tokens))
-        first = 0
+        first = fresh = 0  # where the chunk begins, and the first of its pieces that no chunk has held yet
         while first < len(pieces):
             last = first
             while last + 1 < len(pieces) and tokens(pieces[first][0], pieces[last + 1][1]) <= max_tokens:
                 last += 1
             if last + 1 < len(pieces):
-                last = _at_paragraph_end(text, pieces, first, last)
+                last = _at_paragraph_end(text, pieces, first, fresh, last)
             yield text[pieces[first][0] : pieces[last][1]].strip()
-            following = last + 1
+            first = fresh = last + 1
             # Repeat what fits the overlap, as long as something new fits beside it.
             while (
-                following < len(pieces)
-                and following - 1 > first
-                and tokens(pieces[following - 1][0], pieces[last][1]) <= self.overlap_tokens
-                and tokens(pieces[following - 1][0], pieces[last + 1][1]) <= max_tokens
+                first > 0
+                and fresh < len(pieces)
+                and tokens(pieces[first - 1][0], pieces[last][1]) <= self.overlap_tokens
+                and tokens(pieces[first - 1][0], pieces[fresh][1]) <= max_tokens
             ):
-                following -= 1
-            first = following
+                first -= 1
 
 
 def duplicate_key(title: str, text: str) -> bytes:
@@ -119,10 +118,10 @@ def _spans(border: re.Pattern[str], text: str, start: int, end: int) -> Iterator
     yield start, end
 
 
-def _at_paragraph_end(text: str, pieces: list[tuple[int, int]], first: int, last: int) -> int:
-    """The last piece up to `last` that ends a paragraph, if the chunk stays at least half as long; else `last`."""
+def _at_paragraph_end(text: str, pieces: list[tuple[int, int]], first: int, fresh: int, last: int) -> int:
+    """The last piece from `fresh` to `last` that ends a paragraph, if half of the chunk is left then; else `last`."""
     start, end = pieces[first][0], pieces[last][1]
-    for piece in range(last, first - 1, -1):
+    for piece in range(last, fresh - 1, -1):
         piece_end = pieces[piece][1]
         if piece_end - start < (end - start) // 2:
             break
