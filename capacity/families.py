@@ -167,6 +167,9 @@ FAMILIES: dict[str, Family] = {
         experts="first_dense",
         router_bias=True,
     ),
+    "solar_open": Family(
+        "solar_open", qkv_bias="attention_bias", experts="first_dense", router_bias=True, fixed_head_dim=True
+    ),
     "dots1": Family("dots1", qkv_bias="attention_bias", qk_norm="head", experts="first_dense", router_bias=True),
     "minimax_m2": Family("minimax_m2", qk_norm="full", experts="all", router_bias=True, fixed_head_dim=True),
     "olmo": Family(
@@ -184,6 +187,14 @@ FAMILIES: dict[str, Family] = {
     ),
     "olmoe": Family(
         "olmoe",
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        qk_norm="full",
+        experts="all",
+        kv_is_heads=True,
+    ),
+    "flex_olmo": Family(
+        "flex_olmo",
         qkv_bias="attention_bias",
         out_bias="attention_bias",
         qk_norm="full",
@@ -263,6 +274,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "granite": _GRANITE,
     "granitemoe": replace(_GRANITE, defaults_of="granitemoe", mlp_bias=False, experts="all"),
+    "granitemoeshared": replace(
+        _GRANITE, defaults_of="granitemoeshared", mlp_bias=False, experts="all", shared_dense=True
+    ),
     "granitemoehybrid": replace(
         _GRANITE,
         defaults_of="granitemoehybrid",
