@@ -28,6 +28,10 @@ class Backend(Protocol):
         """Ids below this one are valid."""
 
     @property
+    def whole_prompts(self) -> bool:
+        """Whether a prompt must come in one segment, since it can't be computed in chunks."""
+
+    @property
     def weights_bytes(self) -> int:
         """Bytes that the weights take."""
 

@@ -67,6 +67,7 @@ class Engine:
             block_size=backend.block_size,
             max_batch_tokens=max_batch_tokens,
             max_waiting=max_waiting,
+            whole_prompts=backend.whole_prompts,
             reusable=backend.reusable,
         )
         self._tickets: dict[SequenceState, Ticket] = {}

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
+from rag.backend import Backend
 from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
 from rag.errors import ModelRefused, RagError
@@ -19,6 +20,7 @@ from rag.sampling import Draw
 from rag.seams import Delta, FinishReason, Message, Sampling, TokenDetail
 from rag.text import TextStream
 from rag.torch_slots import TorchSlots
+from rag.torch_t5 import TorchT5
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -142,7 +144,8 @@ def load_generator(
     try:
         config = AutoConfig.from_pretrained(directory, **trusted)
         tokenizer = AutoTokenizer.from_pretrained(directory, **trusted)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = model_class.from_pretrained(
             directory, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
         )
         model.to(device)
@@ -167,8 +170,13 @@ def load_generator(
             limit=longest,
             remedy=f"set CONTEXT to {longest} or less",
         )
+    backend: Backend
+    if config.is_encoder_decoder:
+        backend = TorchT5(model, max_model_len=max_model_len)
+    else:
+        backend = TorchSlots(model, max_model_len=max_model_len, max_chunk_tokens=max_batch_tokens)
     engine = Engine(
-        TorchSlots(model, max_model_len=max_model_len, max_chunk_tokens=max_batch_tokens),
+        backend,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
         max_batch_tokens=max_batch_tokens,

@@ -65,6 +65,7 @@ def _request(settings: Settings) -> Request:
     workload = Workload(
         context_tokens=context,
         concurrency=settings.sessions,
+        encoder_tokens=0,  # an encoder's prompt shares the slot with the answer (torch_t5)
         embedder_bytes=sum(file.stat().st_size for file in embedder_files),
         vectors=index.passages,
         dimensions=index.dimension,

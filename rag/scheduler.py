@@ -72,8 +72,10 @@ class Scheduler:
         block_size: int,
         max_batch_tokens: int,
         max_waiting: int,
+        whole_prompts: bool = False,
         reusable: Callable[[int, int], int] = everything,
     ) -> None:
+        self._whole_prompts = whole_prompts
         self.max_batch_tokens = max_batch_tokens
         self.max_waiting = max_waiting
         self.waiting: deque[SequenceState] = deque()
@@ -120,7 +122,7 @@ class Scheduler:
         for sequence in prefills:
             if budget <= 0:
                 break
-            new_ids = sequence.uncomputed(budget)
+            new_ids = sequence.uncomputed(len(sequence.prompt_ids) if self._whole_prompts else budget)
             step.append(Work(sequence, new_ids, sequence.num_computed))
             budget -= len(new_ids)
         return step

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
 from rag.backend import Segment
 from rag.errors import ModelRefused
@@ -26,7 +26,7 @@ from rag.errors import ModelRefused
 _names = itertools.count()
 
 # Decode masks are cut to the longest live sequence, rounded up to this, so that kernels meet few distinct shapes.
-_LENGTH_STEP_TOKENS = 64
+LENGTH_STEP_TOKENS = 64
 
 # Largest difference between the logits of this backend and the model's own that the self-test lets pass, as a share of
 # the logits' own spread: rounding grows with the dtype, a wrong mask or position is of the order of one.
@@ -62,9 +62,11 @@ class _LayerShape(NamedTuple):
 class TorchSlots:
     """Fills the Backend seam. Raises ModelRefused, by name, for a model that it would run wrongly."""
 
-    def __init__(self, model: PreTrainedModel, *, max_model_len: int, max_chunk_tokens: int = 512) -> None:
+    whole_prompts = False
+
+    def __init__(self, model: Any, *, max_model_len: int, max_chunk_tokens: int = 512) -> None:
         refuse_unsupported(model, max_model_len)
-        self._model: Any = model  # transformers types its models too loosely for anything narrower to help
+        self._model = model
         self._model.train(False)
         self._vocab_size = int(model.config.get_text_config().vocab_size)
         self._max_model_len = max_model_len
@@ -90,8 +92,7 @@ class TorchSlots:
     @property
     def weights_bytes(self) -> int:
         """Of all parameters and buffers, tied ones once."""
-        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self._model.parameters(), *self._model.buffers())}
-        return sum(held.values())
+        return held_bytes(self._model)
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +107,7 @@ class TorchSlots:
         cells is max_model_len, or min(max_model_len, window + max_chunk_tokens − 1) where the layer slides. The shapes
         are those that the attention modules ask for in a forward pass of one token, so no config field is interpreted.
         """
-        probe = [(7919 * place + 11) % self._vocab_size for place in range(min(24, self._max_model_len))]
+        probe = probe_ids(self._vocab_size, self._max_model_len)
         expected = self._model(input_ids=self._tensor([probe]), use_cache=False).logits[0, -1].float()
         self._model.set_attn_implementation(self._attention_name)
         self._shapes.clear()
@@ -165,7 +166,7 @@ class TorchSlots:
         rows, decode_slots, decode_positions = zip(*decodes, strict=True) if decodes else ((), (), ())
         first_slot = min(decode_slots, default=0)
         longest = max(decode_positions, default=-1) + 1
-        rounded = -(-longest // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS
+        rounded = -(-longest // LENGTH_STEP_TOKENS) * LENGTH_STEP_TOKENS
         return _Step(
             slots=self._tensor(slots),
             positions=self._tensor(positions),
@@ -222,7 +223,7 @@ class TorchSlots:
             # the group's heads one after another as rows of one matrix: row r is token r % count of head r // count
             rows = grouped[first:end].permute(1, 2, 0, 3).reshape(1, kv_heads, group * count, -1)
             held = min(length, cells)
-            attended = _attention(
+            attended = attention(
                 rows,
                 keys[slot : slot + 1, :, :held],
                 values[slot : slot + 1, :, :held],
@@ -238,7 +239,7 @@ class TorchSlots:
             rows = query.new_zeros(step.decode_width, kv_heads, group, query.shape[-1])
             rows[step.decode_slots] = grouped[step.decode_rows]
             width, held = slice(step.first_slot, step.first_slot + step.decode_width), min(step.decode_length, cells)
-            attended = _attention(
+            attended = attention(
                 rows,
                 keys[width, :, :held],
                 values[width, :, :held],
@@ -286,19 +287,34 @@ class TorchSlots:
             self.step([segment])
         last = [Segment(ids[-1:], len(ids) - 1, slot)]
         logits = self.step([*last, Segment(ids[:third], 0, [0])] if num_blocks > 1 else last)[0]
-        difference = float((logits - expected).abs().max() / expected.std())
-        limit = _SELF_TEST_TOLERANCE.get(self._model.dtype, 1e-1)
-        if not difference <= limit:  # a NaN must fail too
-            raise ModelRefused(
-                f"{type(self._model).__name__} gives other logits over KV slots than on its own",
-                field="LLM",
-                value=f"difference {difference:.2g} of the logits' spread",
-                limit=limit,
-                remedy="choose another model; this one's attention needs more than keys, values, window, cap and sinks",
-            )
+        refuse_unlike(self._model, logits, expected)
 
 
-def refuse_unsupported(model: PreTrainedModel, max_model_len: int) -> None:
+def held_bytes(model: Any) -> int:
+    """Bytes of all parameters and buffers, tied ones once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}.values())
+
+
+def probe_ids(vocab_size: int, most: int) -> list[int]:
+    """A fixed prompt for self-tests, spread over the vocabulary."""
+    return [(7919 * place + 11) % vocab_size for place in range(min(24, most))]
+
+
+def refuse_unlike(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raise ModelRefused where a backend's logits differ from the model's own by more than rounding."""
+    difference = float((logits - expected).abs().max() / expected.std())
+    limit = _SELF_TEST_TOLERANCE.get(model.dtype, 1e-1)
+    if not difference <= limit:  # a NaN must fail too
+        raise ModelRefused(
+            f"{type(model).__name__} gives other logits over KV slots than on its own",
+            field="LLM",
+            value=f"difference {difference:.2g} of the logits' spread",
+            limit=limit,
+            remedy="choose another model; this one's attention needs more than keys, values, window, cap and sinks",
+        )
+
+
+def refuse_unsupported(model: Any, max_model_len: int) -> None:
     """Raise ModelRefused for what is known not to run over KV slots, before any memory is taken."""
     config = model.config
     text = config.get_text_config()
@@ -323,14 +339,14 @@ def refuse_unsupported(model: PreTrainedModel, max_model_len: int) -> None:
         )
 
 
-def _attention(
+def attention(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """softmax(cap(q·kᵀ·scale) | sink)·v. query (B, H_kv, R, D), keys (B, H_kv, L, D), mask broadcast to the scores.
 
@@ -342,7 +358,7 @@ def _attention(
     scores = (query @ keys.transpose(-1, -2)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.float() + mask
+    scores = scores.float() if mask is None else scores.float() + mask
     if sinks is not None:
         sink = sinks.float()[None, :, :, None].expand(scores.shape[0], -1, -1, 1)
         scores = torch.cat([scores, sink], dim=-1)

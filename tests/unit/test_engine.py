@@ -180,6 +180,7 @@ class Poisoned:
     """A backend that wraps another and breaks on one token, by an exception or by NaN scores."""
 
     POISON = 299
+    whole_prompts = False
 
     def __init__(self, inner: TorchSlots, kind: str) -> None:
         self.inner, self.kind = inner, kind

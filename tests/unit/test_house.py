@@ -16,8 +16,8 @@ STOREYS = [
     {"load", "example", "boot", "planning"},
     {"pipeline", "wire", "retrieval", "fusion", "prompt", "build_index", "grounding", "remote"},
     {
-        "generation", "engine", "torch_slots", "index", "documents", "chunking", "embedding", "reranking", "schema",
-        "settings", "admission",
+        "generation", "engine", "torch_t5", "torch_slots", "index", "documents", "chunking", "embedding", "reranking",
+        "schema", "settings", "admission",
     },
     {
         "scheduler", "sampling", "backend", "text", "checkpoint", "microbatch", "blocks", "index_store", "lexical",
