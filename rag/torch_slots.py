@@ -1,10 +1,10 @@
 """The torch backend: any causal LM of transformers over preallocated slots, on CPU and CUDA by the same code.
 
 A block is a slot as long as the context, so a sequence holds one; layers with a sliding window keep a ring of cells, as
-long as the window and one step's chunk. A step is ONE forward pass over all segments laid end
-to end in one row: the linear layers see a single large matrix, and only attention looks at each sequence apart. That
-needs no mask or cache class of transformers: an attention function, registered by its public AttentionInterface,
-writes the new keys and values into the slots and attends from there.
+long as the window and one step's chunk. A step is ONE forward pass over all segments laid end to end in one row: the
+linear layers see a single large matrix, and only attention looks at each sequence apart. That needs no mask or cache
+class of transformers: an attention function, registered by its public AttentionInterface, writes the new keys and
+values into the slots and attends from there.
 
 Grouped-query attention costs no copy of the keys: the query heads of a group stand as rows of one small matrix.
 """
