@@ -10,6 +10,10 @@ INDEX   ?= build/index
 HOST    ?= 127.0.0.1
 PORT    ?= 8080
 
+# Threads that spin while they wait starve the others of a small machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+export HF_HUB_OFFLINE ?= 1
+
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
@@ -32,8 +36,9 @@ index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
 
 $(INDEX)/manifest.json: $(VENV)/.installed $(shell find $(CORPUS) -type f 2>/dev/null)
 	@echo "Building the index of $(CORPUS)"
-	@HF_HUB_OFFLINE=1 $(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
-		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL))
+	@$(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
+		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL)) \
+		$(if $(QUERY_PREFIX),--query-prefix '$(QUERY_PREFIX)') $(if $(PASSAGE_PREFIX),--passage-prefix '$(PASSAGE_PREFIX)')
 
 .PHONY: test
 test: check index ## Lint, type-check, then every test

@@ -36,6 +36,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
 
     torch.set_num_threads(settings.threads or _cores())
     from rag.embedding import SentenceTransformerEmbedder
+    from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
     from rag.generation import TextGenerator, load_generator
     from rag.index import Index
     from rag.reranking import CrossEncoderReranker
@@ -49,7 +50,11 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
 
     on_phase("loading the embedder")
     embedder = SentenceTransformerEmbedder.load(
-        settings.embedding_model, device=device, trust_remote_code=settings.trust_remote_code
+        settings.embedding_model,
+        device=device,
+        query_prefix=settings.query_prefix,
+        passage_prefix=settings.passage_prefix,
+        trust_remote_code=settings.trust_remote_code,
     )
     on_phase("loading the index")
     index = Index.load(Path(settings.index), embedder)
@@ -59,7 +64,8 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         reranker = CrossEncoderReranker.load(
             settings.reranker, device=device, trust_remote_code=settings.trust_remote_code
         )
-    retriever = HybridRetriever(index, embedder, reranker=reranker)
+    weights = MULTILINGUAL_EMBEDDER if embedder.reads_portuguese() else ENGLISH_EMBEDDER
+    retriever = HybridRetriever(index, embedder, fusion=Fusion(embedder, weights), reranker=reranker)
     on_phase("loading the LLM")
     generator: TextGenerator = load_generator(
         settings.llm,
@@ -77,6 +83,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         retriever,
         generator,
         default_top_k=settings.top_k,
+        default_min_score=settings.min_score,
         deadline_s=settings.deadline_s,
         stream_deadline_s=settings.stream_deadline_s,
     )

@@ -74,6 +74,7 @@ class Pipeline:
         generator: Generator,
         *,
         default_top_k: int,
+        default_min_score: float,
         deadline_s: float,
         stream_deadline_s: float,
     ) -> None:
@@ -81,6 +82,7 @@ class Pipeline:
         self.retriever = retriever
         self.generator = generator
         self._default_top_k = default_top_k
+        self._default_min_score = default_min_score
         self._deadline_s = deadline_s
         self._stream_deadline_s = stream_deadline_s
 
@@ -93,11 +95,13 @@ class Pipeline:
         if ask.mode == "generate":
             return []
         self._refuse_hopeless(ask.question)
+        # Who asks for passages sees them all; a prompt is better off without those that have little to do with it.
+        min_score = self._default_min_score if ask.min_score is None and ask.mode == "answer" else ask.min_score
         return self.retriever.retrieve(
             ask.question,
             top_k=ask.top_k or self._default_top_k,
             filters=ask.filters or None,
-            min_score=ask.min_score,
+            min_score=min_score,
         )
 
     def answer(self, ask: Ask) -> Answer:
@@ -122,7 +126,12 @@ class Pipeline:
             history=ask.history,
         )
         clock.lap("prompt_s")
-        deltas = self.generator.generate(written.ids, sampling)
+        if ask.mode == "answer" and not passages:
+            deltas: DeltaStream = _Said(
+                prompt.NOT_IN_PASSAGES[language]
+            )  # nothing to answer from, so nothing to compute
+        else:
+            deltas = self.generator.generate(written.ids, sampling)
         return Run(deltas, written, language, self.generator.name, clock)
 
     def close(self) -> None:
@@ -213,6 +222,22 @@ class Run:
             timings=self._clock.seconds,
             tokens=tokens,
         )
+
+
+class _Said:
+    """A DeltaStream of one fixed text."""
+
+    def __init__(self, text: str) -> None:
+        self._deltas = iter([Delta(text, 0, "stop")])
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self._deltas
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 class _Clock:

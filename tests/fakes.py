@@ -127,6 +127,7 @@ def fake_pipeline(generator: FakeGenerator | None = None) -> Pipeline:
         FakeRetriever(),
         generator or FakeGenerator(),
         default_top_k=2,
+        default_min_score=0.15,
         deadline_s=50,
         stream_deadline_s=470,
     )

@@ -117,6 +117,14 @@ def test_an_answer_that_stands_in_no_passage_is_not_grounded(client: FlaskClient
     assert not any(source["cited"] for source in document["sources"])
 
 
+def test_without_a_passage_the_answer_is_that_there_is_none(client: FlaskClient, generator: FakeGenerator) -> None:
+    for question, text in (("Qual a capital?", "As passagens não dizem."), ("Which one?", "The passages do not say.")):
+        document = ask(client, {"query": question, "min_score": 0.95}).get_json()
+        assert (document["text"], document["grounded"], document["sources"]) == (text, False, [])
+        assert (document["usage"]["completion_tokens"], document["finish_reason"]) == (0, "stop")
+    assert generator.asked == []
+
+
 def test_the_retrieve_mode_gives_passages_without_generating(client: FlaskClient, generator: FakeGenerator) -> None:
     document = ask(client, {"query": "q", "mode": "retrieve", "top_k": 3, "filters": {"language": "pt"}}).get_json()
     assert [source["id"] for source in document["sources"]] == [PASSAGES[0].id, PASSAGES[2].id]
