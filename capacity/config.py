@@ -55,7 +55,7 @@ _TEXT_OF = {
     "kimi_k25": "kimi_k2",
 }
 # Beyond these a file is a mistake, and counting its layers one by one would take all day.
-_MOST_LAYERS, _LARGEST = 10_000, 2**40
+_MOST_LAYERS, _LARGEST = 2_000, 2**40
 _INNER = ("text_config", "llm_config", "language_config")
 
 
@@ -125,6 +125,19 @@ class Config:
         if not minimum <= value <= maximum:
             raise InvalidInput(field, f"{value} in {self.source} is outside {minimum}–{maximum}")
         return value
+
+    def optional(self, field: str) -> int:
+        """`field` as an integer, 0 where it is missing, null or 0; InvalidInput for anything else."""
+        return self.integer(field, minimum=0) if self.get(field) is not None else 0
+
+    def share(self, field: str, default: float = 1.0) -> float:
+        """`field` as a share of a whole, looked for beside the rotary settings too; InvalidInput outside 0–1."""
+        scaling = self.get("rope_parameters") or self.get("rope_scaling")
+        told = scaling.get(field) if isinstance(scaling, Mapping) else None
+        value = told if told is not None else self.get(field, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise InvalidInput(field, f"{value!r} in {self.source} is not a share of 1")
+        return float(value)
 
     def flag(self, field: str, default: bool = False) -> bool:
         """`field` as a truth value."""

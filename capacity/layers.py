@@ -69,7 +69,7 @@ def layers_of(config: Config) -> tuple[Layer, ...]:
     if config.family.attention == "mla":
         latent = config.integer("kv_lora_rank") + config.integer("qk_rope_head_dim")
         # The indexer keeps one fp8 key and one fp32 scale per 128 of its values.
-        index = config.get("index_head_dim") or 0
+        index = config.optional("index_head_dim")
         return tuple(Layer("mla", latent_dim=latent, indexer_bytes=index + 4 * -(-index // 128)) for _ in kinds)
     return tuple(_layer(config, kind, index) for index, kind in enumerate(kinds))
 
@@ -186,11 +186,11 @@ def _layer(config: Config, kind: str, index: int) -> Layer:
     if kind in ("state", "none"):
         return Layer(kind, state=state_of(config) if kind == "state" else None)
     count = config.integer("num_hidden_layers")
-    shared = config.get("num_kv_shared_layers") or 0
+    shared = config.optional("num_kv_shared_layers")
     if index >= count - shared:
         return Layer("none")  # reads the cache of an earlier layer of its type
     heads, width = attention_shape(config, kind)
-    value = config.get("v_head_dim") or width
+    value = config.optional("v_head_dim") or width
     if kind == "sliding":
         return Layer("sliding", heads, width, value, window_tokens=config.integer("sliding_window"))
     if kind == "chunked":

@@ -12,7 +12,7 @@ from typing import Any
 
 from capacity.catalog import document, read_json
 from capacity.config import Config
-from capacity.errors import BrokenFile, InvalidInput, UnknownName
+from capacity.errors import BrokenFile, CapacityError, InvalidInput, UnknownName
 from capacity.layers import Layer, layers_of
 from capacity.parameters import ParameterCount, count_parameters, parts_of
 from capacity.parts import Part
@@ -117,7 +117,9 @@ def model_from_config(
     try:
         model = _parsed(raw, name, checkpoint, source, confidence, notes)
         counted = model.parameters.total
-    except (TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, OverflowError) as error:
+    except CapacityError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise InvalidInput(source, f"a field has a value of the wrong kind ({error})") from error
     if counted <= 0:
         raise InvalidInput(source, "describes no parameters")

@@ -200,13 +200,13 @@ _EXPERT_RULES = {
 
 def expert_width(config: Config) -> int:
     """Inner width of one routed expert."""
-    return int(config.get("moe_intermediate_size") or config.integer("intermediate_size"))
+    return config.optional("moe_intermediate_size") or config.integer("intermediate_size")
 
 
 def _experts(config: Config) -> list[Part]:
     family, hidden = config.family, config.integer("hidden_size")
     count, width = config.integer("num_experts"), expert_width(config)
-    into = int(config.get("moe_latent_size") or hidden)
+    into = config.optional("moe_latent_size") or hidden
     matrices = 3 if family.gated else 2
     found = [Part("mlp.router", hidden * count + (count if family.router_bias else 0), role="router")]
     biases = count * ((matrices - 1) * width + hidden) if family.expert_bias else 0
@@ -225,16 +225,16 @@ def _experts(config: Config) -> list[Part]:
 
 def _shared_width(config: Config, width: int) -> int:
     if config.family.shared_dense:
-        return int(config.get("shared_expert_intermediate_size") or 0)
+        return config.optional("shared_expert_intermediate_size")
     if config.family.experts == "llama4":
         return config.integer("intermediate_size")
-    return width * int(config.get("shared_experts") or 0)
+    return width * config.optional("shared_experts")
 
 
 def _extras(config: Config, index: int) -> list[Part]:
     """Parts that only one family has."""
     hidden = config.integer("hidden_size")
-    extra, small = config.family.extra, int(config.get("hidden_size_per_layer_input") or 0)
+    extra, small = config.family.extra, config.optional("hidden_size_per_layer_input")
     if extra == "apertus":
         return [Part("mlp.activation", 2)]
     if extra in ("gemma3n", "gemma4"):
@@ -253,7 +253,7 @@ def _outside(config: Config, count: int) -> list[Part]:
     """Embeddings, final norm and output head."""
     family, hidden = config.family, config.integer("hidden_size")
     vocabulary = config.integer("vocab_size")
-    projected = int(config.get("word_embed_proj_dim") or hidden)
+    projected = config.optional("word_embed_proj_dim") or hidden
     found = [Part("embed_tokens", vocabulary * projected, "vocab", "embedding", rows=vocabulary)]
     if family.positions >= 0:
         rows = config.integer("max_position_embeddings") + family.positions
@@ -263,7 +263,7 @@ def _outside(config: Config, count: int) -> list[Part]:
         found.append(Part("lm_head", vocabulary * projected, "vocab", "head", rows=vocabulary))
     if config.told(family.head_bias):
         found.append(Part("lm_head.bias", vocabulary, "vocab", "head", rows=vocabulary))
-    small = int(config.get("hidden_size_per_layer_input") or 0)
+    small = config.optional("hidden_size_per_layer_input")
     if family.extra in ("gemma3n", "gemma4") and small:
         rows = config.integer("vocab_size_per_layer_input")
         width = count * small
@@ -276,7 +276,7 @@ def _outside(config: Config, count: int) -> list[Part]:
 
 def _speculative(config: Config, kinds: tuple[str, ...]) -> list[Part]:
     """Multi-token-prediction layers: in the files, not loaded unless an engine is told to speculate."""
-    count = int(config.get("mtp_layers") or 0)
+    count = config.integer("mtp_layers", 0, minimum=0)
     if not count or not (config.family.experts or config.family.state == "gdn"):
         return []
     hidden = config.integer("hidden_size")

@@ -220,14 +220,14 @@ def _check_at(request: Request, ranks: int, instances: int) -> Verdict:
     replicas = request.hardware.devices // (ranks * request.engine.pipeline_parallel)
     wanted = ceil_div(request.workload.concurrency, instances * replicas)
     short = max(0, *(stage.need_bytes(wanted) - stage.have_bytes for stage in stages))
-    host_short = _host_short(request)
+    host_short = host_short_bytes(request)
     fits = not short and not host_short
     made = _plan_of(request, worst, ranks, instances, replicas, wanted)
     pool = "device" if short or not host_short else "host"
     return Verdict(fits, made, short or host_short, pool, worst)
 
 
-def _host_short(request: Request) -> int:
+def host_short_bytes(request: Request) -> int:
     """Bytes that the node's main memory lacks for a vector index beside GPUs; 0 where it fits or nothing is known."""
     hardware = request.hardware
     if hardware.is_cpu or hardware.ram_bytes is None:

@@ -17,7 +17,7 @@ from fractions import Fraction
 from capacity.errors import InvalidInput
 from capacity.footprint import footprints
 from capacity.kv import KvLayout, session_bytes
-from capacity.plan import tensor_parallel_choices
+from capacity.plan import host_short_bytes, tensor_parallel_choices
 from capacity.precision import kv_format
 from capacity.units import GIB, ceil_div
 from capacity.workload import Request
@@ -166,6 +166,8 @@ def _exact_at(request: Request, ranks: int, policies: Mapping[str, Policy], node
         share = Fraction(str(policy.ratio))
         pools = [int(max(0, stage.pool_bytes) * share) for stage in stages]
         fitting = min(pool // stage.kv.session_bytes for pool, stage in zip(pools, stages, strict=True))
+        if host_short_bytes(request):
+            fitting = 0  # the vector index does not fit beside the devices, whatever they hold
         budget = replicas * ranks * sum(pools)
         found.append(
             _scenario(request, name, policy, each, node, overhead, budget, fitting * replicas, node_availability)

@@ -152,10 +152,8 @@ def _table_bytes(model: Model) -> int:
         return 0
     if config.family.attention == "mla":
         return model.max_context_tokens * config.integer("qk_rope_head_dim") * 4
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    share = scaling.get("partial_rotary_factor") if isinstance(scaling, dict) else None
-    share = share or config.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
-    return model.max_context_tokens * int(config.head_dim * float(share)) * 2 * config.family.rotary_tables
+    share = config.share("partial_rotary_factor") if config.get("rotary_pct") is None else config.share("rotary_pct")
+    return model.max_context_tokens * int(config.head_dim * share) * 2 * config.family.rotary_tables
 
 
 def _absorbed_bytes(model: Model, span: range, tensor_parallel: int) -> int:

@@ -58,7 +58,8 @@ def figures(request: Request, options: Options | None = None) -> dict[str, Any]:
     verdict = check(
         request.with_changes(tensor_parallel=sizing.tensor_parallel, instances=max(1, recommended.needed_nodes or 1))
     )
-    refused = refuse(request, check(request.with_changes(concurrency=1))) if not recommended.nodes else None
+    alone = request.with_changes(concurrency=1, instances=1)
+    refused = refuse(alone, check(alone)) if not recommended.nodes else None
     moment = told.generated_at or datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0)
     return {
         "schema": SCHEMA,

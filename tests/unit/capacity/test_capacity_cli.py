@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 import sizing
 from capacity.calibrate import Sample, fit
+from capacity.catalog import document
 from capacity.errors import CapacityError
+from capacity.families import FAMILIES
 from capacity.measurements import read_measurements
 
 ROOT = Path(__file__).parents[3]
@@ -161,20 +163,28 @@ def test_whatever_is_typed_ends_in_0_2_or_3_and_never_in_a_traceback(
         assert err.count("\n") == 1 or command == "validate"
 
 
-@settings(max_examples=60, deadline=None)
+KNOWN = sorted({field for defaults in document("defaults")["model_types"].values() for field in defaults})
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-        max_leaves=8,
-    ),
-    st.sampled_from(
-        ["model_type", "num_hidden_layers", "hidden_size", "head_dim", "layer_types", "quantization_config"]
+    st.sampled_from(sorted(FAMILIES)),
+    st.dictionaries(
+        st.sampled_from([*KNOWN, "layer_types", "quantization_config", "vision_config", "rope_scaling", "dtype"]),
+        ANYTHING,
+        max_size=3,
     ),
 )
-def test_whatever_stands_in_a_config_is_refused_in_one_line(tmp_path_factory: Any, value: Any, field: str) -> None:
+def test_whatever_stands_in_a_config_is_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, model_type: str, fields: dict[str, Any]
+) -> None:
     folder = tmp_path_factory.mktemp("model")
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2, field: value}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **fields}))
     status, _, err = ask(["explain", "--model", str(folder), "--json"])
     assert status in (0, 2)
     assert err.count("\n") == (1 if status else 0)

@@ -67,6 +67,7 @@ def requests(draw: st.DrawFn) -> Request:
         instances=draw(st.sampled_from([None, 1, 3])),
         kv_dtype=draw(st.sampled_from([None, "fp32", "fp8", "int8"])),
         hybrid_allocator=draw(st.booleans()),
+        kv_slots=draw(st.booleans()),
         reserve_bytes=draw(st.sampled_from([0, GIB])),
         block_size_tokens=draw(st.sampled_from([1, 16, 128])),
     )
