@@ -18,6 +18,7 @@ from capacity.precision import KV_DTYPES, kv_format
 VECTORS = [
     (entry["name"], int(tokens), size, "fp32" if " fp32, decoder" in entry["kv_check"]["convention"] else "bf16")
     for entry in document("models")["models"]
+    if "kv_check" in entry
     for tokens, size in entry["kv_check"]["bytes"].items()
 ]
 NAMES = sorted({name for name, *_ in VECTORS})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from capacity.catalog import document
 from capacity.errors import BrokenFile, InvalidInput, UnknownName
 from capacity.families import FAMILIES
 from capacity.model import load_model, model_from_config, model_names
@@ -205,6 +206,15 @@ def test_a_hub_id_is_found_in_the_local_cache(tmp_path: Path, monkeypatch: pytes
 def test_a_field_of_the_wrong_kind_is_named(field: str, value: object) -> None:
     with pytest.raises(InvalidInput, match=field):
         model_from_config({"model_type": "llama", field: value}, "x")
+
+
+@pytest.mark.parametrize("entry", document("models")["models"], ids=lambda entry: str(entry["name"]))
+def test_every_catalogue_model_counts_its_published_parameters(entry: dict[str, Any]) -> None:
+    if "params_total" not in entry:
+        pytest.skip("no published total")
+    model = load_model(entry["name"])
+    own = sum(part.total_elements for part in model.parts if part.loaded)
+    assert entry["params_total"] in (own, model.parameters.total)
 
 
 def test_active_parameters_leave_the_embedding_table_out() -> None:

@@ -68,6 +68,10 @@ LOGGED = [
     ("DeepSeek-V2-Lite", 1, None, 29.3010),
     ("DeepSeek-R1", 8, None, 79.41),
     ("Qwen2.5-7B", 1, None, 14.2487),
+    ("Qwen3-0.6B", 1, None, 1.12),
+    ("Qwen3-8B", 1, None, 15.2684),
+    ("Qwen3-14B", 1, None, 27.5185),
+    ("Mistral-7B-v0.3", 1, None, 13.5084),
 ]
 
 
