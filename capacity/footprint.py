@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from capacity.kv import KvLayout, KvLine, ceil_fraction, line_at, session_bytes, state_bytes, token_bytes
@@ -23,7 +23,7 @@ class Term:
     name: str
     bytes: int
     label: str
-    source: str = ""
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

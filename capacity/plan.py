@@ -6,7 +6,9 @@ device, the engine allocates its blocks, admission counts against them, and the 
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from capacity.fixes import Fix
 
 SCHEMA = "capacity.plan/1"
+# SageMaker's limit on a value of a container's environment.
+LONGEST_VARIABLE = 1024
 # What no request should be answered with; more is a sign of a mistake in the question.
 _MOST_INSTANCES = 100_000
 
@@ -100,16 +104,42 @@ class Plan:
         """This plan as one line of JSON, for a file or an environment variable."""
         return json.dumps(self.to_json(), separators=(",", ":"), sort_keys=True)
 
+    def pack(self) -> str:
+        """This plan in printable characters, short enough for one variable of a SageMaker container's environment.
+
+        The sources of its terms are left out. Raises InvalidInput where it is longer than such a variable may be.
+        """
+        plain = self.to_json()
+        plain["terms"] = [{"name": term.name, "bytes": term.bytes, "label": term.label} for term in self.terms]
+        packed = zlib.compress(json.dumps(plain, separators=(",", ":"), sort_keys=True).encode(), 9)
+        text = base64.b64encode(packed).decode("ascii")
+        if len(text) > LONGEST_VARIABLE:
+            raise InvalidInput("plan", f"{len(text)} characters packed, above the {LONGEST_VARIABLE} of a variable")
+        return text
+
+    @classmethod
+    def unpack(cls, text: str) -> Plan:
+        """The plan that `pack` wrote; raises InvalidInput for anything else."""
+        try:
+            raw = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+        except (ValueError, zlib.error) as error:
+            raise InvalidInput("plan", f"not a packed plan: {error}") from error
+        return cls.from_json(raw)
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` wrote; raises InvalidInput for another schema or a field missing or unknown."""
-        if raw.get("schema") != SCHEMA:
-            raise InvalidInput("plan.schema", f"{raw.get('schema')!r} is not {SCHEMA!r}")
+        if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
+            told = raw.get("schema") if isinstance(raw, Mapping) else raw
+            raise InvalidInput("plan.schema", f"{told!r} is not {SCHEMA!r}")
         known = {item.name for item in fields(cls)}
         missing, unknown = known - raw.keys(), raw.keys() - known
         if missing or unknown:
             raise InvalidInput("plan", f"fields missing: {sorted(missing)}, unknown: {sorted(unknown)}")
-        return cls(**{**raw, "terms": tuple(Term(**term) for term in raw["terms"])})
+        try:
+            return cls(**{**raw, "terms": tuple(Term(**term) for term in raw["terms"])})
+        except TypeError as error:
+            raise InvalidInput("plan.terms", str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,16 @@ def test_less_never_turns_a_fit_into_a_misfit(asked: Request, data: st.DataObjec
 def test_a_plan_goes_to_json_and_back_unchanged(asked: Request) -> None:
     made = make_plan(asked).plan
     assert Plan.from_json(json.loads(made.dumps())) == made
+    packed = made.pack()
+    assert len(packed) <= 1024
+    assert packed.isascii()
+    assert Plan.unpack(packed) == made
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "eJwDAAAAAAE=", "aGVsbG8="])
+def test_what_is_no_packed_plan_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="plan"):
+        Plan.unpack(text)
 
 
 def test_a_plan_of_another_schema_or_with_missing_fields_is_refused() -> None:
