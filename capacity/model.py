@@ -229,7 +229,7 @@ def _from_folder(folder: Path, name: str) -> Model:
     if not isinstance(raw, dict):
         raise BrokenFile(f"{folder / 'config.json'}: not a JSON object")
     model = model_from_config(raw, name, source=str(folder / "config.json"))
-    checkpoint = read_checkpoint(folder, len(model.layers))
+    checkpoint = read_checkpoint(folder, len(model.layers), bool(model.config.top("tie_word_embeddings")))
     if checkpoint is None:
         return model
     return model_from_config(raw, name, checkpoint=checkpoint, source=str(folder / "config.json"))

@@ -274,10 +274,23 @@ def _outside(config: Config, count: int) -> list[Part]:
     return found
 
 
+# Families whose published checkpoints hold the multi-token-prediction layers that their configurations announce.
+_SPECULATIVE = {
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+}
+
+
 def _speculative(config: Config, kinds: tuple[str, ...]) -> list[Part]:
     """Multi-token-prediction layers: in the files, not loaded unless an engine is told to speculate."""
     count = config.integer("mtp_layers", 0, minimum=0)
-    if not count or not (config.family.experts or config.family.state == "gdn"):
+    if not count or config.model_type not in _SPECULATIVE:
         return []
     hidden = config.integer("hidden_size")
     kind = "full" if "full" in kinds else kinds[-1]
@@ -286,9 +299,9 @@ def _speculative(config: Config, kinds: tuple[str, ...]) -> list[Part]:
         found += [part.at(len(kinds)) for part in _layer(config, len(kinds) - 1, kind)]
         found.append(Part("mtp.eh_proj", 2 * hidden * hidden, role="linear"))
         found.append(Part("mtp.norms", 3 * hidden))
-        if config.family.attention == "mla" or config.family.extra == "":
-            vocabulary = config.integer("vocab_size") if config.family.state != "gdn" else 0
-            found.append(Part("mtp.embeddings", 2 * vocabulary * hidden, "vocab", "embedding", rows=vocabulary or 1))
+        if config.family.state != "gdn":  # which share the model's own table and head
+            vocabulary = config.integer("vocab_size")
+            found.append(Part("mtp.embeddings", 2 * vocabulary * hidden, "vocab", "embedding", rows=vocabulary))
     return [part.not_loaded() for part in found]
 
 

@@ -22,19 +22,25 @@ class Checkpoint:
     """Bytes of a checkpoint's tensors; `exact` is false where a formula made them up.
 
     `dtypes` counts bytes by the tensors' own dtype where headers were read. `source` says where the figure is from.
+    `unloaded_bytes`, where headers tell, is what engines leave in the file: multi-token-prediction layers, and a head
+    that only repeats the tied embeddings. `speculates` and `repeats_head` say which of them are there, by the tensors'
+    names; `speculates` is None where those are not known.
     """
 
     tensor_bytes: int
     exact: bool
     source: str
     dtypes: tuple[tuple[str, int], ...] = ()
-    speculative_bytes: int = 0
+    unloaded_bytes: int = 0
+    speculates: bool | None = None
+    repeats_head: bool = False
 
 
-def read_checkpoint(folder: Path, layers: int) -> Checkpoint | None:
+def read_checkpoint(folder: Path, layers: int, tied: bool = False) -> Checkpoint | None:
     """The checkpoint in `folder`: headers of its *.safetensors, else the index's total_size, else None.
 
-    `layers` is the number of decoder layers: tensors of layers beyond it are speculative ones, which engines leave out.
+    `layers` is the number of decoder layers: tensors of layers beyond it are speculative ones. `tied` is whether the
+    head is the embedding table, so that a head in the file is only a copy.
     Raises BrokenFile for a file that is not safetensors.
     """
     index_file = folder / INDEX
@@ -47,27 +53,40 @@ def read_checkpoint(folder: Path, layers: int) -> Checkpoint | None:
     else:
         files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("consolidated"))
     if files and all(file.is_file() for file in files):
-        return _from_headers(files, layers)
+        return _from_headers(files, layers, tied)
     if index is not None:
         total = (index.get("metadata") or {}).get("total_size")
         if not isinstance(total, int | float) or total <= 0:
             raise BrokenFile(f"{index_file}: no metadata.total_size, and its files are not all here")
-        return Checkpoint(int(total), True, f"{INDEX} total_size")
+        names = [str(name) for name in index["weight_map"]]
+        return Checkpoint(
+            int(total),
+            True,
+            f"{INDEX} total_size",
+            speculates=any(_is_speculative(name, layers) for name in names),
+            repeats_head=tied and any(_is_head(name) for name in names),
+        )
     return None
 
 
-def _from_headers(files: list[Path], layers: int) -> Checkpoint:
-    total = speculative = 0
+def _from_headers(files: list[Path], layers: int, tied: bool) -> Checkpoint:
+    total = unloaded = 0
+    speculates = repeats = False
     dtypes: dict[str, int] = {}
     for file in files:
         for name, entry in read_header(file).items():
             begin, end = entry["data_offsets"]
             total += end - begin
             dtypes[entry["dtype"]] = dtypes.get(entry["dtype"], 0) + end - begin
-            if _is_speculative(name, layers):
-                speculative += end - begin
+            extra, copy = _is_speculative(name, layers), tied and _is_head(name)
+            unloaded += end - begin if extra or copy else 0
+            speculates, repeats = speculates or extra, repeats or copy
     source = f"safetensors headers of {len(files)} file{'s' if len(files) > 1 else ''}"
-    return Checkpoint(total, True, source, tuple(sorted(dtypes.items())), speculative)
+    return Checkpoint(total, True, source, tuple(sorted(dtypes.items())), unloaded, speculates, repeats)
+
+
+def _is_head(name: str) -> bool:
+    return name == "lm_head.weight" or name.endswith(".lm_head.weight")
 
 
 def _is_speculative(name: str, layers: int) -> bool:

@@ -88,9 +88,8 @@ def rank_weights(
     """
     requantized = weight_format(weights_dtype) if weights_dtype else None
     whole, exact, source = checkpoint_bytes(model, requantized)
-    speculative = model.checkpoint.speculative_bytes if model.checkpoint and requantized is None else 0
-    # Where headers told which bytes engines leave in the file, they are taken out of both sides of the scale.
-    scale = Fraction(whole - speculative) / _formula_bytes(model, requantized, loaded_only=speculative > 0)
+    left, absent = _unloaded(model) if requantized is None else (0, False)
+    scale = Fraction(whole - left) / _formula_bytes(model, requantized, loaded_only=absent)
     found = []
     spans = stages(len(model.layers), pipeline_parallel)
     for number, span in enumerate(spans):
@@ -114,6 +113,20 @@ def rank_weights(
             )
         )
     return tuple(found)
+
+
+def _unloaded(model: Model) -> tuple[int, bool]:
+    """(bytes of the file that engines leave there, whether the formula must leave its speculative layers out too).
+
+    Where neither headers nor names tell of speculative layers, the formula holds them as the file does.
+    """
+    file = model.checkpoint
+    if file is None:
+        return 0, False
+    left = file.unloaded_bytes
+    if file.repeats_head and not file.dtypes:  # only the index spoke: the copy's bytes are those of the table
+        left += ceil_fraction(model.vocabulary * model.hidden_size * element_bytes(model.dtype))
+    return left, file.speculates is False or (file.speculates is True and bool(file.dtypes))
 
 
 def _bytes(model: Model, group: PartGroup, elements: int, plain: int, requantized: WeightFormat | None) -> Fraction:

@@ -89,6 +89,27 @@ def test_speculative_layers_are_in_the_file_but_not_on_the_rank() -> None:
     assert 0.975 < held / 688_586_727_753 < 0.985
 
 
+def test_a_file_without_the_speculative_layers_it_announces_is_loaded_whole(tmp_path: Path) -> None:
+    config = {"model_type": "qwen3_next", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
+    config |= {"vocab_size": 128, "num_experts": 4, "mtp_num_hidden_layers": 1, "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(tmp_path / "model.safetensors", {"model.layers.0.x": 5_000})
+    assert rank_weights(load_model(str(tmp_path)), engine_tables=False)[0].parameter_bytes == 10_000
+    write_safetensors(tmp_path / "model.safetensors", {"model.layers.0.x": 5_000, "mtp.layers.0.x": 500})
+    assert rank_weights(load_model(str(tmp_path)), engine_tables=False)[0].parameter_bytes == 10_000
+
+
+def test_a_head_that_repeats_tied_embeddings_is_left_in_the_file(tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 10, "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(tmp_path / "model.safetensors", {"wte.weight": 5_000, "lm_head.weight": 80})
+    assert rank_weights(load_model(str(tmp_path)), engine_tables=False)[0].parameter_bytes == 10_000
+    (tmp_path / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 10_160}, "weight_map": {"wte.weight": "a", "lm_head.weight": "a"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert rank_weights(load_model(str(tmp_path)), engine_tables=False)[0].parameter_bytes == 10_000
+
+
 def test_kv_projections_are_copied_and_norms_whole_under_tensor_parallelism() -> None:
     model = load_model("Qwen2.5-7B")  # 4 KV heads
     four, twentyeight = (rank_weights(model, ranks, engine_tables=False)[0].parameter_bytes for ranks in (4, 28))
@@ -129,7 +150,7 @@ def test_bytes_come_from_the_headers_of_the_files(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"a": 10, "model.layers.0.x": 5, "model.layers.2.mtp": 7})
     found = read_checkpoint(tmp_path, layers=2)
     assert found is not None
-    assert (found.tensor_bytes, found.exact, found.speculative_bytes) == (44, True, 14)
+    assert (found.tensor_bytes, found.exact, found.unloaded_bytes, found.speculates) == (44, True, 14, True)
 
 
 def test_the_index_speaks_where_its_files_are_elsewhere(tmp_path: Path) -> None:
