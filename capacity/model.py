@@ -94,11 +94,6 @@ class Model:
         return any(part.role == "expert" for part in self.parts)
 
     @property
-    def encodes(self) -> bool:
-        """Whether an encoder's tokens are kept beside the decoder's."""
-        return any(layer.cross for layer in self.layers)
-
-    @property
     def kv_dtype(self) -> str:
         """The KV format that an engine takes when told nothing: the model's own dtype."""
         return kv_format(self.dtype).name

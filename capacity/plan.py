@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from capacity.errors import InvalidInput
-from capacity.footprint import ESTIMATED, EXACT, Footprint, Term, footprints
+from capacity.footprint import EXACT, Footprint, Term, footprints
 from capacity.units import ceil_div
 from capacity.workload import Request, check_tensor_parallel
 
@@ -330,8 +330,3 @@ def _need_by_name(worst: Footprint, kv_bytes: int) -> dict[str, int]:
         "workspace": workspace,
         "reserve": by_name.get("reserve", 0),
     }
-
-
-def is_estimate(made: Plan) -> bool:
-    """Whether any term of the plan is an estimate, to be measured at boot."""
-    return any(term.label == ESTIMATED for term in made.terms)

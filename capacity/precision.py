@@ -131,7 +131,6 @@ _WEIGHT_FORMATS: dict[str, WeightFormat] = {
     "nvfp4": WeightFormat("nvfp4", Fraction(9, 16), minimum_compute_capability=10.0),
 }
 _WEIGHT_SPELLINGS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "awq": "int4", "gptq": "int4"}
-WEIGHT_DTYPES = tuple(_WEIGHT_FORMATS)
 
 
 def weight_format(name: str) -> WeightFormat:

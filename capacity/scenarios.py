@@ -23,7 +23,6 @@ from capacity.units import GIB, ceil_div
 from capacity.workload import Request
 
 EXACT, REFERENCE = "exact", "reference"
-NAMES = ("minimum", "recommended", "ideal")
 
 
 @dataclass(frozen=True, slots=True)
