@@ -19,6 +19,7 @@ from capacity.options import (
     add_engine,
     add_hardware,
     add_model,
+    add_objective,
     add_report,
     add_workload,
     count,
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_hardware(command)
         add_workload(command)
         add_engine(command)
+        add_objective(command)
         command.add_argument("--json", action="store_true", help="the answer as JSON")
     for name, text in (
         ("report", "the executive report: three scenarios, reasons, risks, recommendation"),
@@ -62,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_hardware(command, several=name == "compare")
         add_workload(command)
         add_engine(command)
+        add_objective(command)
         add_report(command)
     _add_explain(commands)
     _add_calibrate(commands)

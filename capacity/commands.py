@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from capacity.errors import CapacityError, InvalidInput
 from capacity.explain import explain_model
 from capacity.fixes import refuse
 from capacity.hardware import Hardware, custom_hardware, load_hardware, this_machine
+from capacity.latency import Objective, estimate_latency, largest_batch
 from capacity.measurements import Measurements, read_measurements
 from capacity.model import load_model
 from capacity.plan import Plan, Refusal, Verdict, check, make_plan
-from capacity.units import GIB
+from capacity.units import GIB, ceil_div
 from capacity.validate import catalogue_files, validate_catalogue, validate_file
 from capacity.workload import Engine, Request, Workload
 
@@ -25,15 +27,15 @@ FITS, DOES_NOT_FIT, INVALID = 0, 3, 2
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Plan: as many instances as the workload takes; 3 where not even one session fits."""
+    """Plan: as many instances as the workload takes; 3 where no session fits, or the objective is not kept."""
     request = request_of(args)
-    return _answer(request, make_plan(request), args.json)
+    return _answer(request, make_plan(request), args)
 
 
 def run_check(args: argparse.Namespace) -> int:
     """Check: 0 where it fits on the instances given (one by default), 3 with the refusal where not."""
     request = request_of(args)
-    return _answer(request, check(request), args.json)
+    return _answer(request, check(request), args)
 
 
 def run_explain(args: argparse.Namespace) -> int:
@@ -141,20 +143,73 @@ def hardware_of(args: argparse.Namespace) -> Hardware:
     return load_hardware(args.hardware)
 
 
-def _answer(request: Request, verdict: Verdict, as_json: bool) -> int:
+def _answer(request: Request, verdict: Verdict, args: argparse.Namespace) -> int:
     if verdict.fits:
-        if as_json:
-            told = {"fits": True, "plan": verdict.plan.to_json(), "engine_arguments": verdict.plan.engine_arguments}
-            print(json.dumps(told, indent=1, ensure_ascii=False))
-        else:
-            print(plan_text(verdict.plan))
-        return FITS
+        return _fitting(request, verdict.plan, args)
     refusal = refuse(request, verdict)
-    if as_json:
+    if args.json:
         print(json.dumps({"fits": False, **refusal.to_json()}, indent=1, ensure_ascii=False))
     else:
         print(refusal_text(refusal))
     return DOES_NOT_FIT
+
+
+def _fitting(request: Request, made: Plan, args: argparse.Namespace) -> int:
+    """The plan with its latency; 3 where memory suffices but the latency objective is not kept."""
+    measured = measurements_of(args).latency
+    batch = ceil_div(made.concurrency, made.instances * made.replicas_per_instance)
+    latency = estimate_latency(request, made.tensor_parallel, batch, measured)
+    kept = None
+    if args.ttft is not None or args.tpot is not None:
+        kept = largest_batch(request, made.tensor_parallel, made.sessions_per_replica, args.ttft, args.tpot, measured)
+        if kept is None:
+            raise InvalidInput(
+                "--ttft, --tpot", "the device's speed is not known; measure it: calibrate, then --measured"
+            )
+    status = FITS if kept is None or kept.max_batch >= batch else DOES_NOT_FIT
+    if args.json:
+        told: dict[str, Any] = {
+            "fits": status == FITS,
+            "plan": made.to_json(),
+            "engine_arguments": made.engine_arguments,
+        }
+        told["latency"] = asdict(latency) if latency else None
+        told["objective"] = asdict(kept) | {"sessions": kept.max_batch * _replicas(made)} if kept else None
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return status
+    print(plan_text(made))
+    if latency:
+        band = f"±{latency.band:.0%}" if latency.band else "at this machine"
+        pace = f"TTFT {latency.ttft_s:.2f} s, TPOT {latency.tpot_s * 1e3:.1f} ms"
+        load = f"{batch} sessions a replica, {latency.input_tokens} tokens in"
+        print(f"  latency ({latency.label}, {band}): {pace} with {load}")
+    if kept:
+        print("  " + objective_text(kept, made, batch))
+    return status
+
+
+def _replicas(made: Plan) -> int:
+    """Replicas over all instances."""
+    return made.instances * made.replicas_per_instance
+
+
+def objective_text(kept: Objective, made: Plan, batch: int) -> str:
+    """What a latency objective leaves, for a terminal."""
+    if kept.infeasible == "prefill":
+        return (
+            f"objective out of reach: the prompt alone takes {kept.needed_s:.2f} s; a shorter prompt, more tensor "
+            "parallelism or a faster device would help"
+        )
+    if kept.infeasible:
+        return (
+            f"objective out of reach: one session alone takes {(kept.needed_s or 0) * 1e3:.1f} ms a token; smaller "
+            "weights, more tensor parallelism or more bandwidth would help"
+        )
+    sessions = kept.max_batch * _replicas(made)
+    if kept.max_batch >= batch:
+        return f"objective kept, up to {sessions} sessions"
+    instances = ceil_div(made.concurrency * made.instances, sessions)
+    return f"objective kept only up to {sessions} sessions: {instances} instances would keep it"
 
 
 def plan_text(made: Plan) -> str:

@@ -128,8 +128,6 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--spare-nodes", type=_three(whole_number(0, 100)), help="1, or three: 0,1,2")
     group.add_argument("--budget-ratio", type=_three(ratio), help="0.7, or three: 0.7,0.7,0.65")
     group.add_argument("--node-availability", type=real_number(0, 1, low_open=True), help="share of time a node is up")
-    group.add_argument("--ttft", type=real_number(0, 1e6, low_open=True), help="largest TTFT wanted, in seconds")
-    group.add_argument("--tpot", type=real_number(0, 1e6, low_open=True), help="largest TPOT wanted, in seconds")
     group.add_argument("--storage-profile", default="profile_default", help="what weights are read from")
     form = parser.add_argument_group("form")
     form.add_argument(
@@ -138,6 +136,13 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="short for --format json")
     form.add_argument("--lang", choices=("pt-BR", "en"), default="en", help="language of the report")
     form.add_argument("--output", help="write to this file instead of the terminal")
+
+
+def add_objective(parser: argparse.ArgumentParser) -> None:
+    """--ttft and --tpot."""
+    group = parser.add_argument_group("objective")
+    group.add_argument("--ttft", type=real_number(0, 1e6, low_open=True), help="largest TTFT wanted, in seconds")
+    group.add_argument("--tpot", type=real_number(0, 1e6, low_open=True), help="largest TPOT wanted, in seconds")
 
 
 def _three(convert: Callable[[str], float]) -> Callable[[str], list[float]]:

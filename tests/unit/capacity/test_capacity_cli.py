@@ -71,6 +71,7 @@ def ask(line: list[str]) -> tuple[int, str, str]:
         ("explain --model gpt2x", "nearest:"),
         ("explain --model gpt-oss-20b --tensor-parallel 7", "does not divide"),
         ("explain --model gpt-oss-20b --pipeline-parallel 99", "pipeline_parallel"),
+        ("check --model SmolLM2-135M --server cpu --context 512 --concurrency 1 --tpot 1", "speed is not known"),
         ("calibrate --url ftp://x", "not an http address"),
         ("calibrate --url http://127.0.0.1:9/invocations", "can't be reached"),
         ("", "required"),
@@ -225,6 +226,17 @@ def test_check_leaves_with_3_and_fixes_where_it_does_not_fit() -> None:
     told = json.loads(out)
     assert told["fits"] is False
     assert all(fix["verified"] for fix in told["fixes"])
+
+
+@pytest.mark.parametrize(("tpot", "status", "kept"), [("0.05", 0, True), ("0.03", 3, False), ("0.001", 3, False)])
+def test_an_objective_that_is_not_kept_is_no_fit_either(tpot: str, status: int, kept: bool) -> None:
+    line = "check --model Llama-3.1-8B --server L40S --context 4096 --concurrency 40 --input-tokens 1000"
+    told = [*line.split(), "--output-tokens", "200", "--tpot", tpot]
+    assert ask(told)[0] == status
+    found = json.loads(ask([*told, "--json"])[1])
+    assert (found["fits"], found["objective"]["sessions"] >= 40) == (kept, kept)
+    assert found["latency"]["label"] == "estimated"
+    assert "objective" in ask(told)[1]
 
 
 def test_validate_is_silent_on_a_sound_catalogue_and_names_what_is_not(tmp_path: Path) -> None:
