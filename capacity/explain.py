@@ -87,6 +87,7 @@ def explain_model(
             "rotary_table_bytes_per_rank": weights.table_bytes,
             "kernel_padding_bytes_per_rank": weights.padding_bytes,
             "mla_absorbed_bytes_per_rank": weights.absorbed_bytes,
+            "allocator_rounding_bytes_per_rank": weights.rounding_bytes,
             "label": "exact" if weights.exact else "estimated",
             "source": weights.source,
         },

@@ -21,17 +21,17 @@ def vision_parts(config: Config) -> list[Part]:
     if count is None:
         raise InvalidInput("vision_config.model_type", f"{kind!r} is a vision tower whose shape is not known here")
     total = count(tower, hidden, config.raw)
-    # Engines keep a feed-forward layer whole whose width does not divide into whole tiles of 64 columns.
-    width, inner = tower.get("hidden_size"), tower.get("intermediate_size")
-    whole = 0
-    if isinstance(width, int) and isinstance(inner, int) and inner % 64:
-        whole = 2 * width * inner * int(tower.get("num_hidden_layers") or tower.get("depth") or 0)
+    # Engines split the feed-forward layers of a SigLIP tower and keep the rest of it whole; they split other towers.
+    mlp = total
+    if count is _siglip:
+        width, inner = tower.get("hidden_size", 1152), tower.get("intermediate_size", 4304)
+        mlp = tower.get("num_hidden_layers", 27) * (2 * width * inner + width + inner)
     audio = config.raw.get("audio_config")
     if isinstance(audio, Mapping) and audio.get("model_type") == "gemma4_audio":
         total += _gemma4_audio(audio, hidden)
     return [
-        Part("vision_tower", total - whole, "split", "vision"),
-        Part("vision_tower.mlp", whole, "whole", "vision"),
+        Part("vision_tower.mlp", mlp, "split", "vision"),
+        Part("vision_tower", total - mlp, "whole", "vision"),
     ]
 
 

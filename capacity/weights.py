@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from fractions import Fraction
 
+from capacity.allocation import Held, rank_rounding_bytes
 from capacity.kv import ceil_fraction
 from capacity.model import Model, PartGroup
 from capacity.precision import WeightFormat, element_bytes, is_plain, weight_format
@@ -19,21 +20,24 @@ _MXFP4_MULTIPLE = 256
 class RankWeights:
     """Bytes on the fullest rank of one pipeline stage, by what they are; `exact` where the total came from files.
 
-    `parameter_bytes` are the model's own; `table_bytes` are rotary tables, `padding_bytes` what kernels round up, and
-    `absorbed_bytes` the second copy of MLA's up-projection that engines keep for decoding.
+    `parameter_bytes` are the model's own; `table_bytes` are rotary tables, `padding_bytes` what kernels round up,
+    `absorbed_bytes` the second copy of MLA's up-projection that engines keep for decoding, `rounding_bytes` what the
+    device's allocator adds to tensors.
     """
 
     parameter_bytes: int
     table_bytes: int
     padding_bytes: int
     absorbed_bytes: int
+    rounding_bytes: int
     exact: bool
     source: str
 
     @property
     def total_bytes(self) -> int:
         """What loading the model takes on the rank."""
-        return self.parameter_bytes + self.table_bytes + self.padding_bytes + self.absorbed_bytes
+        added = self.table_bytes + self.padding_bytes + self.absorbed_bytes + self.rounding_bytes
+        return self.parameter_bytes + added
 
 
 def stages(layers: int, pipeline_parallel: int) -> list[range]:
@@ -94,12 +98,14 @@ def rank_weights(
     spans = stages(len(model.layers), pipeline_parallel)
     for number, span in enumerate(spans):
         held = padding = Fraction(0)
+        tensors: list[Held] = []
         for group in model.groups:
             count = _occurrences(model, group, span, number, len(spans))
             if not count:
                 continue
             elements, plain = group.part.rank_elements(tensor_parallel, padded=engine_tables)
             held += count * _bytes(model, group, elements, plain, requantized)
+            tensors += _tensors(model, group, count, elements, requantized)
             if engine_tables and group.part.role == "expert" and _is_mxfp4(model, requantized):
                 padding += count * _mxfp4_padding(model, elements)
         found.append(
@@ -108,6 +114,7 @@ def rank_weights(
                 table_bytes=_table_bytes(model) if engine_tables else 0,
                 padding_bytes=ceil_fraction(padding),
                 absorbed_bytes=_absorbed_bytes(model, span, tensor_parallel) if engine_tables else 0,
+                rounding_bytes=rank_rounding_bytes(tensors) if engine_tables else 0,
                 exact=exact,
                 source=source,
             )
@@ -159,12 +166,12 @@ def _occurrences(model: Model, group: PartGroup, span: range, number: int, count
 
 
 def _table_bytes(model: Model) -> int:
-    """Rotary cosines and sines for every position, whole on every rank: 2 bytes a value (4 under MLA's scaled rope)."""
+    """Rotary cosines and sines for every position, 2 bytes a value, whole on every rank."""
     config = model.config
     if not config.family.rotary or not model.max_context_tokens:
         return 0
     if config.family.attention == "mla":
-        return model.max_context_tokens * config.integer("qk_rope_head_dim") * 4
+        return model.max_context_tokens * config.integer("qk_rope_head_dim") * 2
     share = config.share("partial_rotary_factor") if config.get("rotary_pct") is None else config.share("rotary_pct")
     return model.max_context_tokens * int(config.head_dim * share) * 2 * config.family.rotary_tables
 
@@ -181,6 +188,20 @@ def _absorbed_bytes(model: Model, span: range, tensor_parallel: int) -> int:
 def _is_mxfp4(model: Model, requantized: WeightFormat | None) -> bool:
     weights = requantized or (model.quantization.weights if model.quantization else None)
     return weights is not None and weights.name == "mxfp4"
+
+
+def _tensors(model: Model, group: PartGroup, count: int, elements: int, requantized: WeightFormat | None) -> list[Held]:
+    """The part as tensors of whole bytes an element, or of integers repacked for a kernel; none where its layout is not
+    known (MXFP4, NVFP4, blocks of fp8 with their scales)."""
+    published = model.quantization.weights if group.quantized and model.quantization else None
+    linear = group.part.role in ("linear", "expert")
+    weights = published if requantized is None else requantized if linear or is_plain(requantized) else None
+    known = weights is None or weights.name in ("fp32", "fp16", "bf16", "fp8")
+    repacked = weights is not None and weights.name.startswith("int")
+    if repacked and weights is not None:  # codes apart from scales, which are small tensors of their own
+        return [Held(group.part, group.layers, count, elements * Fraction(int(weights.name[3:]), 8), True)]
+    size = _bytes(model, group, elements, 0, requantized)
+    return [Held(group.part, group.layers, count, size, False)] if known else []
 
 
 def _mxfp4_padding(model: Model, elements: int) -> Fraction:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from capacity.allocation import rounding_bytes
+from capacity.catalog import document
 from capacity.errors import BrokenFile
 from capacity.model import load_model, model_from_config
 from capacity.safetensors import read_checkpoint
-from capacity.units import GIB
+from capacity.units import GIB, MIB
 from capacity.weights import checkpoint_bytes, rank_weights, stages
 
 
@@ -68,6 +70,8 @@ LOGGED = [
     ("DeepSeek-V2-Lite", 1, None, 29.3010),
     ("DeepSeek-R1", 8, None, 79.41),
     ("Qwen2.5-7B", 1, None, 14.2487),
+    ("Qwen2.5-14B", 1, None, 27.5681),
+    ("Gemma-3-1B", 1, None, 1.9134),
     ("Qwen3-0.6B", 1, None, 1.12),
     ("Qwen3-8B", 1, None, 15.2684),
     ("Qwen3-14B", 1, None, 27.5185),
@@ -81,6 +85,20 @@ def test_a_rank_loads_what_engines_log_within_half_a_percent(
 ) -> None:
     held = rank_weights(load_model(name), ranks, weights_dtype=dtype)[0]
     assert held.total_bytes / GIB == pytest.approx(gib, rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "gib"), [("Qwen2.5-7B", 5.29), ("Mistral-7B-v0.3", 3.89)])
+def test_a_rank_loads_what_engines_log_of_awq_checkpoints(name: str, gib: float) -> None:
+    entry = next(entry for entry in document("models")["models"] if entry["name"] == name)
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+    model = model_from_config({**entry["config"], "dtype": "float16", "quantization_config": awq}, name)
+    assert rank_weights(model)[0].total_bytes / GIB == pytest.approx(gib, rel=0.004)
+
+
+def test_the_allocator_keeps_a_rest_of_a_block_up_to_a_mebibyte() -> None:
+    sizes = {9 * MIB + 1: 0, 12 * MIB: 0, 13 * MIB: MIB, 13 * MIB - 1: 0, 14 * MIB - 5: 5}
+    assert {size: rounding_bytes(size) for size in sizes} == sizes
+    assert rounding_bytes(13 * MIB - 1, repacked=True) == MIB + 1
 
 
 def test_speculative_layers_are_in_the_file_but_not_on_the_rank() -> None:
