@@ -147,7 +147,14 @@ def fixes_for(request: Request) -> list[Fix]:
     fixes = [fix for fix in found if fix is not None]
     if not any(fix.kind not in ("context", "concurrency") for fix in fixes):
         fixes += [fix for fix in (_verified(request, pair) for pair in _pairs(request)) if fix is not None][:1]
-    return sorted(fixes, key=lambda fix: _ORDER.index(fix.kind))
+    return sorted(fixes, key=_rank)
+
+
+def _rank(fix: Fix) -> float:
+    """Place in the ranking; a 4-bit cache costs quality and few engines have one, so it comes after other machines."""
+    if fix.changes.get("kv_dtype") == "int4":
+        return _ORDER.index("hardware") + 0.5
+    return _ORDER.index(fix.kind)
 
 
 def _verified(request: Request, fix: Fix) -> Fix | None:

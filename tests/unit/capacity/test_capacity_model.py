@@ -208,10 +208,11 @@ def test_a_field_of_the_wrong_kind_is_named(field: str, value: object) -> None:
         model_from_config({"model_type": "llama", field: value}, "x")
 
 
-@pytest.mark.parametrize("entry", document("models")["models"], ids=lambda entry: str(entry["name"]))
+PUBLISHED = [entry for entry in document("models")["models"] if "params_total" in entry]
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: str(entry["name"]))
 def test_every_catalogue_model_counts_its_published_parameters(entry: dict[str, Any]) -> None:
-    if "params_total" not in entry:
-        pytest.skip("no published total")
     model = load_model(entry["name"])
     own = sum(part.total_elements for part in model.parts if part.loaded)
     assert entry["params_total"] in (own, model.parameters.total)
