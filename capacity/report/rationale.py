@@ -64,7 +64,7 @@ def _rows(writer: Writer) -> list[tuple[str, tuple[str, ...]]]:
         spare=str(recommended["spare_nodes"]),
     )
     rows: list[tuple[str, tuple[str, ...]]] = [
-        ("kv", (formula, kv, text["a_kv"], text["w_kv"])),
+        ("kv", (formula, kv, text[f"a_kv_{method}"], text["w_kv"])),
         (
             "total",
             (

@@ -284,3 +284,13 @@ def test_a_variant_that_can_not_be_asked_says_why_beside_the_others(capsys: pyte
 def test_marks_of_thousands_and_decimals() -> None:
     assert (PORTUGUESE.number(1234567.891, 2), ENGLISH.number(1234567.891, 2)) == ("1.234.567,89", "1,234,567.89")
     assert (PORTUGUESE.trimmed(0.5), PORTUGUESE.percent(0.125, 1)) == ("0,5", "12,5%")
+
+
+@pytest.mark.parametrize("model", ["DeepSeek-V3.2", "Qwen3-Next-80B-A3B", "Mistral-7B-v0.1", "t5-small", "Jamba-v0.1"])
+@pytest.mark.parametrize("machine", ["dgx300", "ml.g5.xlarge", "cpu"])
+def test_every_family_on_every_kind_of_machine_can_be_reported(model: str, machine: str) -> None:
+    asked = Request(load_model(model), load_hardware(machine), Workload(512, 20))
+    found = figures(asked, Options(tpot_s=0.05, node_availability=0.99) if machine != "cpu" else Options())
+    for language in ("pt-BR", "en"):
+        text = page.render(compose(found, language), Writer(found, language))
+        assert "{" not in text[text.index("<main>") :]
