@@ -1,0 +1,220 @@
+"""The training of the default model: its generators, its tokenizer, its packing, and that it can be taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rag.prompt import NOT_IN_PASSAGES
+from training import facts, prose, spans
+from training.curriculum import STAGES, Curriculum, copying, tokenizer_texts
+from training.evaluate_llm import contains, exact
+from training.exercise import Exercise, Question, passage
+from training.model_card import render
+from training.packing import IGNORED, collate, pack
+from training.relations import RELATIONS, SUBJECTS, fill
+from training.tokenizer import train_tokenizer
+from training.train_llm import Options, Training, build_model, by_length
+
+CORPUS = Path(__file__).resolve().parents[2] / "corpus"
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[prose.Document]:
+    return prose.read_corpus(CORPUS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents: list[prose.Document]) -> Any:
+    return train_tokenizer(tokenizer_texts(Random(0), documents, 60), 1024, 2048)
+
+
+@pytest.fixture(scope="module")
+def curriculum(documents: list[prose.Document], tokenizer: Any) -> Curriculum:
+    return Curriculum(documents, tokenizer)
+
+
+def _exercises(count: int) -> list[Exercise]:
+    rng = Random(7)
+    return [facts.exercise(rng, passages=1 + i % 4, facts=3, questions=5, unanswerable=0.3) for i in range(count)]
+
+
+def test_every_relation_states_and_asks_in_both_languages() -> None:
+    rng = Random(0)
+    assert len(RELATIONS) >= 40
+    for relation in RELATIONS:
+        for language in facts.LANGUAGES:
+            phrasing = relation.phrasings[language]
+            subject, value = SUBJECTS[relation.subject](rng, language), relation.value(rng, language)
+            for statement in phrasing.statements:
+                assert subject.text in fill(statement, subject, value)
+                assert value.text in fill(statement, subject, value)
+            assert all(subject.text in fill(question, subject, value) for question in phrasing.forward)
+            assert all(value.text in fill(question, subject, value) for question in phrasing.backward)
+
+
+def test_the_same_seed_draws_the_same_exercises() -> None:
+    assert _exercises(20) == _exercises(20)
+
+
+def test_answers_stand_word_for_word_in_a_passage_and_refusals_have_none() -> None:
+    asked = [(exercise, question) for exercise in _exercises(120) for question in exercise.questions]
+    refused = [question for _, question in asked if question.answer is None]
+    assert 0.2 < len(refused) / len(asked) < 0.4
+    for exercise, question in asked:
+        if question.answer is None:
+            assert question.reply == NOT_IN_PASSAGES[question.language]
+        else:
+            assert any(question.answer in shown.text for shown in exercise.passages), question
+
+
+def test_a_refusal_never_asks_for_what_a_passage_states() -> None:
+    for exercise in _exercises(120):
+        answered = {question.text.lower() for question in exercise.questions if question.answer is not None}
+        assert not answered & {question.text.lower() for question in exercise.questions if question.answer is None}
+
+
+def test_spans_of_prose_stand_in_their_document_word_for_word(documents: list[prose.Document]) -> None:
+    rng = Random(3)
+    assert documents, "the corpus is empty"
+    drawn = [(document, spans.ask(rng, document)) for document in documents for _ in range(4)]
+    asked = [(document, question) for document, question in drawn if question]
+    assert len(asked) > len(drawn) * 0.7
+    assert all(question.answer and question.answer in document.text for document, question in asked)
+
+
+def test_invented_documents_have_their_sentences_in_their_text() -> None:
+    rng = Random(3)
+    for language in facts.LANGUAGES:
+        document = prose.invented_document(rng, language, sentences=5)
+        assert all(sentence in document.text for sentence in document.sentences)
+
+
+@pytest.mark.parametrize(
+    "text", ["Ação, coração e pôr do sol", "Qual é a capital?\n\n[1] São Luís\nÉ uma ilha.", "naïve café 1960"]
+)
+def test_the_tokenizer_gives_text_back_with_its_accents(tokenizer: Any, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_the_tokenizer_takes_digits_one_by_one(tokenizer: Any) -> None:
+    tokens = [tokenizer.decode([token]).strip() for token in tokenizer("porta 8080")["input_ids"]]
+    assert tokens[-4:] == ["8", "0", "8", "0"]
+
+
+def test_an_answer_has_the_tokens_that_the_passage_shows(tokenizer: Any) -> None:
+    answer = tokenizer(" Brasília", add_special_tokens=False)["input_ids"]
+    for text in ("é Brasília.", "Título\nBrasília é a capital.", "[1] Brasília\nTexto"):
+        ids = tokenizer(text)["input_ids"]
+        assert any(ids[start : start + len(answer)] == answer for start in range(len(ids)))
+
+
+def test_the_chat_template_leaves_out_the_system_message(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "Responda."}, {"role": "user", "content": "Oi"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "<|user|>\nOi\n<|assistant|>"
+
+
+def test_a_branch_computes_what_the_question_alone_would(curriculum: Curriculum, tokenizer: Any) -> None:
+    exercise = facts.exercise(Random(5), passages=2, facts=3, questions=4)
+    model = build_model(Options(layers=2, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+
+    def losses_of_answers(asked: Exercise) -> list[torch.Tensor]:
+        batch = collate([pack(asked, tokenizer)], 0)
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions).logits
+        wanted = batch.answer & (batch.targets != IGNORED)
+        return list(torch.nn.functional.cross_entropy(logits[wanted], batch.targets[wanted], reduction="none"))
+
+    together = losses_of_answers(exercise)
+    alone = [
+        loss for question in exercise.questions for loss in losses_of_answers(Exercise(exercise.passages, (question,)))
+    ]
+    torch.testing.assert_close(torch.stack(together), torch.stack(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_an_untrained_model_expects_what_followed_the_present_token_before() -> None:
+    model = build_model(Options())
+    row = torch.randint(4, 3000, (40,), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = model(input_ids=row.repeat(2)[None]).logits[0, len(row) : -1]
+    ranks = (logits > logits.gather(1, row[1:, None])).sum(1).float()
+    assert (ranks == 0).float().mean() > 0.5, "chance would be 1 in 3,072"
+
+
+def test_padding_changes_nothing(tokenizer: Any) -> None:
+    short = pack(Exercise((passage("A", "B é C."),), (Question("O que é B?", "C", "pt"),)), tokenizer)
+    long = pack(facts.exercise(Random(1), passages=2, facts=2, questions=2), tokenizer)
+    model = build_model(Options(layers=1, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+    alone, padded = collate([short], 0), collate([short, long], 0)
+    one = model(input_ids=alone.ids, attention_mask=alone.mask, position_ids=alone.positions).logits[0]
+    two = model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions).logits[0, : len(short)]
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(two).all()
+
+
+def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer: Any) -> None:
+    rng = Random(11)
+    for stage in range(len(STAGES)):
+        for _ in range(10):
+            drawn = curriculum.draw(rng, stage)
+            assert any((pack(drawn, tokenizer) if isinstance(drawn, Exercise) else drawn).answer)
+    assert STAGES[-1].latest > 1, "the last stage lasts to the end"
+
+
+def test_bare_copying_repeats_its_tokens_three_times(tokenizer: Any) -> None:
+    drawn = copying(Random(2), tokenizer)
+    third = len(drawn) // 3
+    assert drawn.ids == drawn.ids[:third] * 3
+
+
+def test_batches_keep_to_their_tokens(tokenizer: Any) -> None:
+    items = [pack(exercise, tokenizer) for exercise in _exercises(30)]
+    groups = by_length(items, 2000)
+    assert sum(map(len, groups)) == len(items)
+    assert all(len(group) * max(map(len, group)) <= 2000 or len(group) == 1 for group in groups)
+
+
+def test_answers_are_compared_without_case_articles_and_punctuation_but_with_accents() -> None:
+    assert exact("a Brasília.", ["brasília"])
+    assert not exact("Brasilia", ["Brasília"])
+    assert contains("em 21 de abril de 1960", ["1960"])
+    assert not contains("19600", ["1960"])
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.md").write_text("# Rio Una\n\nO rio Una nasce em Serra Alta e corre até o mar.\n", "utf-8")
+
+    def training(name: str, *, resume: bool = False) -> Training:
+        return Training(
+            Options(
+                output=tmp_path / name / "model", work=tmp_path / name, corpus=corpus, steps=3, resume=resume,
+                layers=1, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=512, batch_tokens=256, chunk=6,
+                tokenizer_exercises=20, exam_exercises=2,
+            )
+        )  # fmt: skip
+
+    straight = training("straight")
+    straight.run()
+    training("stopped").run(until_step=2)
+    resumed = training("stopped", resume=True)
+    assert resumed.state.step == 2
+    resumed.run()
+    assert resumed.state.step == straight.state.step == 3
+    for name, weights in straight.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+    answers = {"questions": 9, "distractors": 2, "exact": 0.5, "contains": 0.75}
+    card = render(tmp_path / "stopped" / "model", [tmp_path / "stopped" / "log.jsonl"], answers)
+    assert "3 steps" in card
+    assert "9 questions over the corpus: the reference answer | 50.0%" in card
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "stopped" / "model")
+    loaded: Any = AutoTokenizer.from_pretrained(tmp_path / "stopped" / "model")
+    prompt = loaded.apply_chat_template([{"role": "user", "content": "Oi"}], return_tensors="pt", return_dict=True)
+    assert model.generate(**prompt, max_new_tokens=2).shape[1] > prompt["input_ids"].shape[1]

@@ -1,0 +1,135 @@
+"""What is trained when: copying and single facts first, then more facts, then whole documents in the shape of serving.
+
+A stage lasts until it is learnt, and no longer than its share of the training. Every exercise is drawn from the
+generator that is given, so what is drawn depends on seed and stage alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from transformers import PreTrainedTokenizerFast
+
+from rag.seams import Language
+from training import facts, lexicon, prose, spans
+from training.exercise import Exercise, Question, passage
+from training.packing import Packed, pack_sequence
+from training.prose import Document
+from training.tokenizer import SPECIAL_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1)."""
+
+    passages: int
+    facts: int
+    prose_share: float
+    copying_share: float
+    unanswerable: float
+    loss: float
+    latest: float
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(1, 1, 0.00, 0.10, 0.00, 1.6, 0.10),
+    Stage(1, 3, 0.10, 0.02, 0.00, 0.8, 0.45),
+    Stage(2, 3, 0.25, 0.01, 0.10, 0.8, 0.60),
+    Stage(3, 3, 0.40, 0.01, 0.13, 0.8, 0.72),
+    Stage(4, 4, 0.55, 0.00, 0.13, 0.0, 2.00),
+)
+
+
+class Curriculum:
+    """Draws what to train on at a given progress. `documents` is the corpus prose; it may be empty."""
+
+    def __init__(self, documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> None:
+        self.documents = documents
+        self._tokenizer = tokenizer
+        self._nearest = prose.nearest(documents, 5)
+        self._sentences: dict[Language, tuple[str, ...]] = {
+            language: tuple(s for document in documents if document.language == language for s in document.sentences)
+            for language in facts.LANGUAGES
+        }
+
+    def draw(self, rng: Random, stage: int) -> Exercise | Packed:
+        """The next exercise of a stage, or a bare sequence to copy."""
+        plan = STAGES[stage]
+        passages, per_passage = plan.passages, plan.facts
+        # Easier ones come back now and then, so that nothing is unlearnt and short prompts stay known.
+        if rng.random() < 0.2:
+            passages, per_passage = rng.randint(1, passages), rng.randint(1, per_passage)
+        choice = rng.random()
+        if choice < plan.copying_share:
+            return copying(rng, self._tokenizer)
+        late = stage >= 3
+        if choice < plan.copying_share + plan.prose_share:
+            exercise = self.prose_exercise(rng, passages=rng.randint(1, passages), sentences=per_passage, late=late)
+            if exercise.questions:
+                return exercise
+        language = rng.choice(facts.LANGUAGES)
+        return facts.exercise(
+            rng,
+            passages=rng.randint(1, passages),
+            facts=rng.randint(1, per_passage),
+            questions=min(8, passages * per_passage),
+            filler=self._sentences[language] if late and rng.random() < 0.3 else (),
+            unanswerable=plan.unanswerable,
+        )
+
+    def prose_exercise(self, rng: Random, *, passages: int, sentences: int, late: bool) -> Exercise:
+        """Questions for spans of prose: corpus documents (whole ones when `late`) or invented ones."""
+        language = rng.choice(facts.LANGUAGES)
+        pool = [document for document in self.documents if document.language == language]
+        chosen: list[Document] = []
+        for _ in range(passages):
+            if pool and rng.random() < (0.75 if late else 0.4):
+                near = self._nearest.get(chosen[0].title, ()) if chosen else ()
+                document = rng.choice(near if near and rng.random() < 0.6 else pool)
+                if not late or rng.random() < 0.2:
+                    start = rng.randrange(len(document.sentences))
+                    document = document.excerpt(start, sentences)
+            else:
+                document = prose.invented_document(rng, language, sentences=rng.randint(1, sentences + 1))
+            if document.title not in {other.title for other in chosen}:
+                chosen.append(document)
+        asked: list[Question] = []
+        for _ in range(10):
+            question = spans.ask(rng, rng.choice(chosen))
+            if question and question.text not in {other.text for other in asked}:
+                asked.append(question)
+        stranger = rng.choice(pool) if pool else None
+        if late and stranger and stranger.title not in {document.title for document in chosen} and rng.random() < 0.7:
+            question = spans.ask(rng, stranger)
+            together = " ".join(document.text for document in chosen)
+            if question and question.answer and question.answer not in together:
+                asked.append(Question(question.text, None, language))
+        rng.shuffle(chosen)
+        return Exercise(tuple(passage(document.title, document.text) for document in chosen), tuple(asked))
+
+
+def copying(rng: Random, tokenizer: PreTrainedTokenizerFast) -> Packed:
+    """Random tokens or invented names, three times over: from the second time on they can only be copied."""
+    if rng.random() < 0.5:
+        # Frequent tokens come first in the vocabulary; drawn evenly over its logarithm they stay the frequent ones.
+        row = [
+            min(len(tokenizer) - 1, int(len(SPECIAL_TOKENS) + len(tokenizer) ** rng.random()))
+            for _ in range(rng.randint(8, 32))
+        ]
+    else:
+        language = rng.choice(facts.LANGUAGES)
+        names = " ".join(lexicon.person(rng, language).text for _ in range(rng.randint(1, 4)))
+        row = tokenizer(" " + names, add_special_tokens=False)["input_ids"]
+    return pack_sequence(row * 3, answer_from=len(row) + 1)
+
+
+def tokenizer_texts(rng: Random, documents: Sequence[Document], exercises: int) -> list[str]:
+    """Text to learn a vocabulary from: the corpus, several times over, and generated exercises in serving's format."""
+    texts = [f"{document.title}\n{document.text}" for document in documents] * 6
+    for _ in range(exercises):
+        exercise = facts.exercise(rng, passages=2, facts=3, questions=3)
+        texts += [exercise.messages(question)[-1].content + "\n " + question.reply for question in exercise.questions]
+        texts.append(lexicon.person(rng, rng.choice(facts.LANGUAGES)).text)
+    return texts

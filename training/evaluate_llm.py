@@ -1,0 +1,105 @@
+"""Asks a trained model questions over documents, each with its own passage among distractors, and scores the answers.
+
+    python -m training.evaluate_llm --model models/rag-tiny --questions benchmarks/questions.jsonl --corpus corpus
+
+A line of the questions' file holds `question`, `language`, `answers` (empty: the documents do not tell) and `source`,
+the id of the document that answers. Retrieval plays no part here; `benchmarks/` measures the whole service. The last
+line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rag.documents import Document, read_folder
+from rag.prompt import NOT_IN_PASSAGES, write_messages
+from training.exercise import passage
+
+ROOT = Path(__file__).resolve().parents[1]
+_ARTICLES = frozenset(["o", "a", "os", "as", "um", "uma", "the", "an"])
+
+
+def normalised(answer: str) -> str:
+    """Lower case without punctuation, articles and doubled blanks, as SQuAD compares answers; accents stay."""
+    words = re.sub(r"[^\w\s]", " ", unicodedata.normalize("NFC", answer).lower()).split()
+    return " ".join(word for word in words if word not in _ARTICLES)
+
+
+def exact(answer: str, references: Sequence[str]) -> bool:
+    """Whether the answer equals one of the references after normalisation."""
+    return normalised(answer) in {normalised(reference) for reference in references}
+
+
+def contains(answer: str, references: Sequence[str]) -> bool:
+    """Whether a reference stands in the answer, word for word."""
+    return any(f" {normalised(reference)} " in f" {normalised(answer)} " for reference in references)
+
+
+def distractors(question: str, documents: Sequence[Document], language: str, count: int) -> list[Document]:
+    """The documents of that language that share most words with the question, as a retriever would bring them."""
+    asked = set(re.findall(r"\w{3,}", question.lower()))
+    same = [document for document in documents if document.metadata["language"] == language]
+    return sorted(same, key=lambda d: -len(asked & set(re.findall(r"\w{3,}", f"{d.title} {d.text}".lower()))))[:count]
+
+
+def answer(model: Any, tokenizer: Any, question: str, documents: Sequence[Document], language: Any) -> str:
+    """The model's greedy answer over these documents, in the prompt that serving writes."""
+    passages = [passage(document.title, document.text) for document in documents]
+    messages = [{"role": m.role, "content": m.content} for m in write_messages(question, passages, language)]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        output = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+    text: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return text.strip()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "rag-tiny")
+    parser.add_argument("--questions", type=Path, default=ROOT / "benchmarks" / "questions.jsonl")
+    parser.add_argument("--corpus", type=Path, default=ROOT / "corpus")
+    parser.add_argument("--distractors", type=int, default=2, help="passages beside the one that answers")
+    parser.add_argument("--seed", type=int, default=1, help="fixes the passages' order")
+    parser.add_argument("--show", action="store_true", help="print every answer")
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model)
+    documents = read_folder(options.corpus).documents
+    by_id = {document.id: document for document in documents}
+    by_id |= {f"{document.metadata['source']}#{document.id}": document for document in documents}
+    rng = Random(options.seed)
+    rows = [json.loads(line) for line in options.questions.read_text("utf-8").splitlines() if line.strip()]
+    outcomes: dict[str, list[bool]] = {"exact": [], "contains": [], "refused_rightly": [], "refused_wrongly": []}
+    for row in tqdm(rows, desc="questions"):
+        gold = [by_id[row["source"]]] if row["source"] else []
+        near = distractors(row["question"], documents, row["language"], options.distractors + 1)
+        shown = gold + [d for d in near if d not in gold][: options.distractors + (not gold)]
+        rng.shuffle(shown)
+        said = answer(model, tokenizer, row["question"], shown, row["language"])
+        refused = said in NOT_IN_PASSAGES.values()
+        if row["answers"]:
+            outcomes["exact"].append(exact(said, row["answers"]))
+            outcomes["contains"].append(contains(said, row["answers"]))
+            outcomes["refused_wrongly"].append(refused)
+        else:
+            outcomes["refused_rightly"].append(refused)
+        if options.show:
+            tqdm.write(f"{row['question']} -> {said}   [{' | '.join(row['answers']) or 'refusal'}]")
+    figures = {name: round(sum(hits) / len(hits), 4) for name, hits in outcomes.items() if hits}
+    print(json.dumps({"questions": len(rows), "distractors": options.distractors, **figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Draws a training's log: losses, and exact match on held-out exercises, over the tokens read.
+
+python -m training.plot_log build/training/log.jsonl models/rag-tiny/training.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+
+def read_logs(logs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of the logs in a row; each log's tokens count on from the end of the one before."""
+    rows: list[dict[str, Any]] = []
+    for log in logs:
+        before = rows[-1]["tokens"] if rows else 0
+        for line in log.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            rows.append(row | {"tokens": before + row["tokens"]})
+    return rows
+
+
+def plot(logs: Sequence[Path], image: Path, window: int = 10) -> None:
+    """Read the JSON lines of `logs` and write `image`; losses are means over `window` lines."""
+    # Only drawing needs it, and it is required by requirements-train.txt alone.
+    import matplotlib  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+
+    rows = read_logs(logs)
+    losses = [row for row in rows if "answer_loss" in row]
+    scores = [row for row in rows if "scores" in row]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for name, label in (("answer_loss", "answer"), ("language_loss", "rest of the text")):
+        chunks = [losses[start : start + window] for start in range(0, len(losses), window)]
+        left.plot(
+            [chunk[-1]["tokens"] / 1e6 for chunk in chunks],
+            [fmean(row[name] for row in chunk) for chunk in chunks],
+            label=label,
+        )
+    left.set(xlabel="million tokens", ylabel="loss (nats a token)", title="Loss")
+    for name in dict.fromkeys(name for row in scores for name in row["scores"]):
+        points = [row for row in scores if name in row["scores"]]
+        right.plot(
+            [row["tokens"] / 1e6 for row in points], [row["scores"][name] for row in points], marker=".", label=name
+        )
+    right.set(xlabel="million tokens", ylabel="exact match", ylim=(0, 1), title="Held-out exercises")
+    for axes in (left, right):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(image, dpi=110)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path, nargs="+")
+    parser.add_argument("image", type=Path)
+    options = parser.parse_args()
+    plot(options.log, options.image)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Trains the small LLM that ships with the project: it answers from given passages, in Portuguese and English.
+
+    python -m training.train_llm --minutes 60 --output models/rag-tiny
+    python -m training.train_llm --resume                # goes on where the last checkpoint stands
+
+With --steps the result depends on the seed alone. With --minutes the curriculum and the learning rate follow the clock,
+so that the run ends on time on a machine of any speed; how many steps that makes is in the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from training.curriculum import STAGES, Curriculum, tokenizer_texts
+from training.exercise import Exercise
+from training.induction import ROPE_THETA, start_with_induction_heads
+from training.optimizer import build_optimizers
+from training.packing import IGNORED, Batch, Packed, collate, pack
+from training.prose import read_corpus
+from training.scoring import Scores, held_out, score
+from training.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_PACKED_TOKENS = 1280
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One training's settings. Either `steps` or `minutes` bounds it; `steps` wins where both are given."""
+
+    output: Path = ROOT / "models" / "rag-tiny"
+    work: Path = ROOT / "build" / "training"
+    corpus: Path = ROOT / "corpus"
+    seed: int = 1
+    steps: int = 0
+    minutes: float = 60.0
+    batch_tokens: int = 2048
+    chunk: int = 64
+    learning_rate: float = 1.5e-3
+    warm_up_steps: int = 100
+    language_loss: float = 0.15
+    averaging: float = 0.995
+    layers: int = 5
+    width: int = 192
+    hidden: int = 384
+    heads: int = 6
+    kv_heads: int = 3
+    vocabulary: int = 3072
+    export_minutes: float = 6.0
+    tokenizer_exercises: int = 1500
+    exam_exercises: int = 40
+    threads: int = 2
+    resume: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """Where a training stands. A chunk of exercises is drawn from (seed, chunk, stage), so this says it all.
+
+    `answer_loss` is a running mean, by which the curriculum moves on."""
+
+    step: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    chunk: int = 0
+    stage: int = 0
+    answer_loss: float = 8.0
+    batch: int = 0
+
+
+def build_model(options: Options) -> LlamaForCausalLM:
+    """A Llama of the options' shape, untrained but for its induction heads."""
+    torch.manual_seed(options.seed)
+    config = LlamaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=options.width,
+        intermediate_size=options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config)
+    start_with_induction_heads(model)
+    return model
+
+
+class Training:
+    """One run: draws batches, steps, evaluates, exports, and can be taken up again from its checkpoint."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.state = State()
+        torch.set_num_threads(options.threads)
+        documents = read_corpus(options.corpus)
+        options.work.mkdir(parents=True, exist_ok=True)
+        if options.resume:
+            self.tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+                options.work / "tokenizer"
+            )
+        else:
+            texts = tokenizer_texts(Random(f"{options.seed}:tokenizer"), documents, options.tokenizer_exercises)
+            self.tokenizer = train_tokenizer(texts, options.vocabulary, 2048)
+            self.tokenizer.save_pretrained(options.work / "tokenizer")
+        self.curriculum = Curriculum(documents, self.tokenizer)
+        self.model = build_model(options)
+        # Exports and scores use an average over the last steps: better than any one of them while the rate is high.
+        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.optimizers = build_optimizers(self.model, options.learning_rate)
+        if options.resume:
+            self._load()
+        self.exams = held_out(self.curriculum, options.exam_exercises)
+
+    # Checkpoints
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.options.work / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "state": asdict(self.state),
+            },
+            partial,
+        )
+        partial.replace(self._checkpoint)
+
+    def _load(self) -> None:
+        saved = torch.load(self._checkpoint, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.average = saved["average"]
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.state = State(**saved["state"])
+
+    # The loop
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, by steps or by the clock."""
+        if self.options.steps:
+            return self.state.step / self.options.steps
+        return self.state.elapsed_s / (60 * self.options.minutes)
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches without end; `state` follows, so that a resumed training draws on where it stopped."""
+        while True:
+            if self.state.batch == 0:
+                stage = STAGES[self.state.stage]
+                if self.state.answer_loss < stage.loss or self.progress > stage.latest:
+                    self.state.stage += 1
+            rng = Random(f"{self.options.seed}:{self.state.chunk}")
+            items: list[Packed] = []
+            while len(items) < self.options.chunk:
+                drawn = self.curriculum.draw(rng, self.state.stage)
+                item = pack(drawn, self.tokenizer) if isinstance(drawn, Exercise) else drawn
+                if len(item) <= MAX_PACKED_TOKENS:
+                    items.append(item)
+            groups = by_length(items, self.options.batch_tokens)
+            rng.shuffle(groups)
+            for group in groups[self.state.batch :]:
+                self.state.batch += 1
+                yield collate(group, self.tokenizer.pad_token_id)
+            self.state.chunk, self.state.batch = self.state.chunk + 1, 0
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One update; returns the losses and the rate."""
+        rate = self.options.learning_rate * learning_rate_share(
+            self.progress, self.state.step, self.options.warm_up_steps
+        )
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+        logits = self.model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).logits
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        answer = batch.answer.flatten()
+        language = (batch.targets.flatten() != IGNORED) & ~answer
+        answer_loss = losses[answer].sum() / answer.sum().clamp(min=1)
+        language_loss = losses[language].sum() / language.sum().clamp(min=1)
+        (answer_loss + self.options.language_loss * language_loss).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.state.step += 1
+        self.state.answer_loss += (answer_loss.item() - self.state.answer_loss) / min(50, self.state.step)
+        self.state.tokens += int((batch.positions.count_nonzero()).item())
+        decay = min(self.options.averaging, self.state.step / (self.state.step + 10))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
+        return {"answer_loss": answer_loss.item(), "language_loss": language_loss.item(), "rate": rate}
+
+    def run(self, *, until_step: int | None = None) -> None:
+        """Train to the end of the plan, or until a step; evaluates, exports and saves on the way and at the end."""
+        self.model.train()
+        started = time.monotonic() - self.state.elapsed_s
+        exported = time.monotonic()
+        with tqdm(total=1000, desc="per mille of the plan", mininterval=10) as bar:
+            for batch in self.batches():
+                losses = self.train_step(batch)
+                self.state.elapsed_s = time.monotonic() - started
+                if self.state.step % 10 == 0:
+                    self.log(losses)
+                    bar.set_postfix(loss=f"{losses['answer_loss']:.3f}", step=self.state.step, refresh=False)
+                    bar.update(min(1000, int(self.progress * 1000)) - bar.n)
+                if self.progress >= 1 or self.state.step == until_step:
+                    break
+                if time.monotonic() - exported > 60 * self.options.export_minutes:
+                    self.export()
+                    self.save()
+                    exported = time.monotonic()
+        self.save()
+        self.export()
+
+    # Results
+
+    def log(self, figures: dict[str, Any]) -> None:
+        """Append a line to the log: where the training stands, and the figures."""
+        where = {
+            "step": self.state.step,
+            "minutes": round(self.state.elapsed_s / 60, 2),
+            "progress": round(self.progress, 4),
+            "tokens": self.state.tokens,
+            "stage": self.state.stage,
+        }
+        with (self.options.work / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(where | figures) + "\n")
+
+    def export(self) -> Scores:
+        """Score the averaged weights on held-out exercises and write them, with all that `from_pretrained` reads."""
+        averaged = LlamaForCausalLM(self.model.config)
+        averaged.load_state_dict(self.average)
+        scores = score(averaged, self.tokenizer, self.exams)
+        self.log({"scores": scores})
+        averaged.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            do_sample=False,
+            max_new_tokens=64,
+        )
+        self.options.output.mkdir(parents=True, exist_ok=True)
+        averaged.save_pretrained(self.options.output)
+        self.tokenizer.save_pretrained(self.options.output)
+        for path in self.options.output.iterdir():
+            path.chmod(0o644)
+        tqdm.write(f"step {self.state.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        return scores
+
+
+def by_length(items: list[Packed], batch_tokens: int) -> list[list[Packed]]:
+    """Groups of items of like length, each at most `batch_tokens` tokens with its padding."""
+    groups: list[list[Packed]] = []
+    for item in sorted(items, key=len):
+        if groups and (len(groups[-1]) + 1) * len(item) <= batch_tokens:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
+
+
+def learning_rate_share(progress: float, step: int, warm_up_steps: int) -> float:
+    """Linear warm-up, a constant rate, then a cosine over the last 30 % down to 2 %."""
+    warm_up = min(1.0, (step + 1) / warm_up_steps)
+    fall = min(1.0, max(0.0, (progress - 0.7) / 0.3))
+    return warm_up * (0.02 + 0.98 * (1 + math.cos(math.pi * fall)) / 2)
+
+
+def parse(arguments: list[str] | None = None) -> Options:
+    """Options from the command line, each flag named as its field."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in asdict(Options()).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(default) if not isinstance(default, Path) else Path, default=default)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    Training(parse()).run()
