@@ -50,7 +50,7 @@ From scratch, on a CPU, in two parts:
 1. `python -m training.train_llm`: generated exercises only. Facts about invented names in $relations relations, each
    with several phrasings in both languages, among distractors; spans chosen in prose, the corpus's and invented;
    questions that the passages don't answer. $first
-2. `python -m training.tune_llm`: hand-written questions over the documents of `corpus/` (`corpus_questions.jsonl`)
+2. `python -m training.tune_llm`: questions written over the documents of `corpus/` (`corpus_questions.jsonl`),
    mixed with generated exercises. $second
 
 The weights start with induction heads by construction (`training/induction.py`). With `--minutes` the curriculum
