@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,12 @@ from rag.seams import Sampling
 BLOCKS, BLOCK_SIZE, BUDGET = 8, 4, 10
 
 
+_tokens = itertools.count()
+
+
 def sequence(prompt: int, new: int) -> SequenceState:
-    return SequenceState(tuple(range(prompt)), Sampling(max_new_tokens=new))
+    """A request whose tokens nobody else has, so that no prefix is shared: test_blocks.py is about those."""
+    return SequenceState(tuple(itertools.islice(_tokens, prompt)), Sampling(max_new_tokens=new))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
