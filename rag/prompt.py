@@ -65,6 +65,9 @@ def build(
     def encoded(kept: Sequence[Passage]) -> list[int]:
         return encode(write_messages(question, kept, language, history))
 
+    whole = encoded(passages)
+    if len(whole) <= max_prompt_tokens:  # nearly always: one encoding, and nothing to choose
+        return Prompt(tuple(whole), tuple(passages))
     bare = encoded(())
     if len(bare) > max_prompt_tokens:
         raise PromptTooLong(
