@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
 from rag.boot import Boot
-from rag.errors import InvalidRequest, NotAcceptable, Overloaded, PayloadTooLarge, RagError, UnsupportedMedia, status_of
+from rag.call import Call
+from rag.errors import (
+    InvalidRequest,
+    NotAcceptable,
+    PayloadTooLarge,
+    RagError,
+    SessionClosed,
+    UnsupportedMedia,
+    status_of,
+)
+from rag.hangups import Hangups
 from rag.pipeline import Pipeline
-from rag.schema import Ask, parse_json, parse_text
+from rag.run import Answer, Run
+from rag.schema import Ask, closes_session, parse_json, parse_text
+from rag.sessions import Session
 from rag.settings import Settings
+from rag.telemetry import Telemetry
 from rag.wire import (
     CONTENT_TYPES,
     Document,
@@ -37,15 +52,32 @@ _JSON = "application/json"
 _TEXT = "text/plain"
 _JSON_LINES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_SESSION = "X-Amzn-SageMaker-Session-Id"
+_NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"
+_CLOSED_SESSION = "X-Amzn-SageMaker-Closed-Session-Id"
+_INFERENCE = "X-Amzn-SageMaker-Inference-Id"
 _STREAM_ACCEPT = "X-Amzn-SageMaker-Accept"  # in its place for InvokeEndpointWithResponseStream
 
 _MOST_LINES = 256
 _MOST_DRAINED_BYTES = 64_000_000
 
 
-def create_app(settings: Settings, boot: Boot) -> Flask:
+@dataclass(slots=True)
+class _Record:
+    """What the log will say of a request, gathered on its way."""
+
+    call: Call
+    code: str | None = None
+    ask: Ask | None = None
+    run: Run | None = None
+    answer: Answer | None = None
+
+
+def create_app(settings: Settings, boot: Boot, telemetry: Telemetry | None = None) -> Flask:
     """The application around a Boot that somebody else starts, so that importing never loads a model."""
     app = Flask("rag")
+    told = telemetry or Telemetry(boot.usage, boot.kv_use, log_prompts=settings.log_prompts)
+    hangups = Hangups()
     # Threads outnumber the places (Settings.http_threads), so /ping and refusals always find one.
     places = threading.BoundedSemaphore(settings.places)
 
@@ -65,30 +97,53 @@ def create_app(settings: Settings, boot: Boot) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
+        g.record = record = _Record(Call())
         body = _body(settings.max_body_mb)
         pipeline = boot.pipeline()
         if not places.acquire(blocking=False):
-            raise Overloaded(
-                "every place is taken",
-                field="queue",
-                value=settings.places,
-                limit=settings.places,
-                remedy="try again after the time given, or deploy with more CONCURRENCY or QUEUE",
-                retry_after_s=1.0,
-            )
-        try:
-            response = _respond(pipeline, body, settings)
-        except BaseException:
+            raise pipeline.admission.busy()
+        client = request.environ.get("gunicorn.socket")
+        if client is not None:
+            hangups.watch(client, record.call)
+
+        def leave() -> None:
+            if client is not None:
+                hangups.forget(client)
             places.release()
+
+        try:
+            response = _respond(pipeline, body, settings, record)
+        except BaseException:
+            leave()
             raise
-        response.call_on_close(places.release)  # after the last byte of a stream, or when its client has gone
+        response.call_on_close(leave)  # after the last byte of a stream, or when its client has gone
         return response
 
     @app.after_request
-    def echo(response: Response) -> Response:
+    def finish(response: Response) -> Response:
         attributes = request.headers.get(_ATTRIBUTES)
         if attributes is not None:
             response.headers[_ATTRIBUTES] = attributes[:1024]
+        record: _Record | None = g.get("record")
+        if record is not None:
+            inference, session = request.headers.get(_INFERENCE), request.headers.get(_SESSION)
+
+            def log() -> None:
+                told.request(
+                    status=response.status_code,
+                    code=record.code,
+                    total_s=time.monotonic() - record.call.began,
+                    answer=record.run.answer if record.run else record.answer,
+                    mode=record.ask and record.ask.mode,
+                    shape=record.ask and record.ask.shape,
+                    stream=record.run is not None or None,
+                    question=record.ask and record.ask.question,
+                    inference_id=inference and inference[:64],
+                    session=session and session[:64],
+                    client_gone=record.call.cancelled or None,
+                )
+
+            response.call_on_close(log)
         return response
 
     @app.errorhandler(Exception)
@@ -99,15 +154,28 @@ def create_app(settings: Settings, boot: Boot) -> Flask:
         if not isinstance(error, RagError):
             _log.exception("a request failed")
             error = RagError("internal error", remedy="see the container's log")
-        return _refusal(error)
+        if "record" in g:
+            g.record.code = error.code
+        response = _refusal(error)
+        if isinstance(error, SessionClosed):  # so that SageMaker forgets where the session was
+            response.headers[_CLOSED_SESSION] = request.headers.get(_SESSION, "")
+        return response
 
     return app
 
 
-def _respond(pipeline: Pipeline, body: bytes, settings: Settings) -> Response:
+def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Record) -> Response:
     accepted = _accepted()
     content_type = request.mimetype or _JSON
+    session_id = request.headers.get(_SESSION)
     if content_type in _JSON_LINES:
+        if session_id is not None:
+            raise InvalidRequest(
+                "a batch can't take part in a session",
+                field=_SESSION,
+                value=session_id,
+                remedy="send the lines one by one, or without the session id",
+            )
         return Response(_batch(pipeline, body, settings), mimetype=_JSON_LINES[0])
     if content_type not in (_JSON, _TEXT):
         raise UnsupportedMedia(
@@ -117,26 +185,50 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings) -> Response:
             limit=", ".join((_JSON, _TEXT, _JSON_LINES[0])),
             remedy=f"send {_JSON} (curl: -H 'Content-Type: {_JSON}')",
         )
+    if session_id is not None and closes_session(body):
+        pipeline.sessions.close(session_id)
+        response = _json({"session": session_id, "closed": True})
+        response.headers[_CLOSED_SESSION] = session_id
+        return response
     read = parse_text if content_type == _TEXT else parse_json
-    ask = read(body, default_new_tokens=settings.max_new_tokens)
+    record.ask = ask = read(body, default_new_tokens=settings.max_new_tokens)
+    if session_id is None or ask.mode not in ("answer", "generate"):
+        return _reply(pipeline, ask, accepted, record, None)
+    if session_id != "NEW_SESSION":
+        return _reply(pipeline, ask, accepted, record, pipeline.sessions.begin(session_id))
+    session = pipeline.sessions.open()
+    try:
+        response = _reply(pipeline, ask, accepted, record, pipeline.sessions.begin(session.id))
+    except BaseException:
+        pipeline.sessions.close(session.id)  # nobody will ever learn its id
+        raise
+    expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    response.headers[_NEW_SESSION] = f"{session.id}; Expires={expires}"
+    return response
+
+
+def _reply(pipeline: Pipeline, ask: Ask, accepted: str | None, record: _Record, session: Session | None) -> Response:
     framing = _framing(ask, accepted)
     if framing is not None:
-        run = pipeline.start(replace(ask, stream=True))
+        run = record.run = pipeline.start(replace(ask, stream=True), record.call, session)
         response = Response(stream(run, ask.shape, framing), mimetype=CONTENT_TYPES[framing])
         response.call_on_close(run.close)  # a client may leave before the first byte, when no generator has begun
         return response
-    document = _answered(pipeline, ask)
+    if ask.mode in ("answer", "generate"):
+        record.answer = pipeline.answer(ask, record.call, session)
+        document = answer_document(record.answer, ask.shape)
+    else:
+        document = _found(pipeline, ask)
     if accepted == _TEXT and "text" in document:
         return Response(str(document["text"]), mimetype=_TEXT)
     return _json(document)
 
 
-def _answered(pipeline: Pipeline, ask: Ask) -> Document:
+def _found(pipeline: Pipeline, ask: Ask) -> Document:
+    """The answer to what needs no LLM."""
     if ask.mode == "embed":
         return embedding_document(pipeline.embed(ask))
-    if ask.mode == "retrieve":
-        return {"sources": [passage_document(passage) for passage in pipeline.retrieve(ask)]}
-    return answer_document(pipeline.answer(ask), ask.shape)
+    return {"sources": [passage_document(passage) for passage in pipeline.retrieve(ask)]}
 
 
 def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
@@ -154,7 +246,9 @@ def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
     def one(line: bytes) -> Document:
         try:
             ask = parse_json(line, default_new_tokens=settings.max_new_tokens)
-            return _answered(pipeline, replace(ask, stream=False))
+            if ask.mode in ("answer", "generate"):
+                return answer_document(pipeline.answer(replace(ask, stream=False)), ask.shape)
+            return _found(pipeline, ask)
         except RagError as error:
             return error.body()
 

@@ -49,6 +49,43 @@ class Reservation:
     copy: Copy | None = None
 
 
+class Lease:
+    """Blocks for a whole context that stay with a conversation between its turns, with what they hold.
+
+    A turn's sequence works in these very blocks, so that only what is new needs computing. Others don't share them: a
+    turn may go back and write over what stood there.
+    """
+
+    def __init__(self, block_ids: list[int]) -> None:
+        self.block_ids = block_ids
+        self.num_computed = 0
+        self.ended = False
+        self._user: Holder | None = None
+        self._tokens: Sequence[int] = ()
+
+    def leading_tokens(self, count: int) -> Sequence[int]:
+        """The first `count` tokens whose KV the blocks hold."""
+        return self._tokens[:count]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a turn works in these blocks now."""
+        return self._user is not None
+
+    def begin(self, user: Holder) -> None:
+        """`user` works in these blocks from now on. What an earlier turn that has not ended yet wrote is unknown."""
+        if self._user is not None:
+            self.num_computed = 0
+        self._user = user
+
+    def end(self, user: Holder, *, reusable: bool) -> None:
+        """Remember what `user` has left in the blocks, unless another turn has begun meanwhile."""
+        if self._user is user:
+            self._user = None
+            self.num_computed = user.num_computed if reusable else 0
+            self._tokens = user.leading_tokens(self.num_computed)
+
+
 def everything(_written: int, shared: int) -> int:
     """Of a block whose cells never go round, every common token can be reused."""
     return shared
@@ -114,6 +151,24 @@ class BlockPool:
                 self._free[block] = None
         if reusable and holder.num_computed >= SHORTEST_PREFIX_TOKENS:
             self._retired.append(holder)
+
+    def lease(self, tokens: int) -> Lease | None:
+        """Blocks for `tokens` that stay until `end_lease`; None while there are not enough."""
+        fresh = self._fresh(-(-tokens // self.block_size))
+        return None if fresh is None else Lease(fresh.block_ids)
+
+    def resume(self, lease: Lease, user: Holder, prompt: Sequence[int]) -> Reservation:
+        """A turn in the lease's own blocks, from the first token of `prompt` that they don't hold."""
+        lease.begin(user)
+        limit = min(len(prompt) - 1, lease.num_computed)
+        shared = _common(prompt, lease, limit) if limit >= SHORTEST_PREFIX_TOKENS else 0
+        return Reservation(lease.block_ids, self._reusable(lease.num_computed, shared) if shared else 0)
+
+    def end_lease(self, lease: Lease) -> None:
+        """Take the lease's blocks back."""
+        lease.num_computed = 0
+        self.release(lease, reusable=False)
+        lease.block_ids = []
 
     def _fresh(self, wanted: int) -> Reservation | None:
         return Reservation(self._take(wanted)) if wanted <= len(self._free) else None

@@ -1,6 +1,7 @@
 """From a started process to a ready one: loading runs in its own thread, and /ping asks how far it has come.
 
-loading, phase by phase → ready; or failed, with the reason, for good.
+loading, phase by phase → ready; or failed, with the reason, for good. Once ready, the same thread watches: a generator
+that has died is started over, once, and sessions that have expired are closed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
-from rag.errors import Failed, NotReady, RagError
+from rag.admission import Usage
+from rag.errors import Draining, Failed, NotReady, RagError
 from rag.pipeline import Pipeline
+from rag.seams import KvUse
 
 State: TypeAlias = Literal["loading", "ready", "failed"]
 Load: TypeAlias = Callable[[Callable[[str], None]], Pipeline]
 
 _log = logging.getLogger(__name__)
+
+_WATCH_S = 0.25
 
 
 class Boot:
@@ -36,6 +41,9 @@ class Boot:
         self._pipeline: Pipeline | None = None
         self._seconds: dict[str, float] = {}
         self._phase_began = time.monotonic()
+        self._over = threading.Event()
+        self._loaded_or_failed = threading.Event()
+        self._revived = False
         self._thread = threading.Thread(target=self._run, name="boot", daemon=True)
 
     def start(self) -> None:
@@ -44,7 +52,7 @@ class Boot:
 
     def join(self) -> None:
         """Wait until loading has succeeded or failed."""
-        self._thread.join()
+        self._loaded_or_failed.wait()
 
     def unready(self) -> NotReady | None:
         """Why requests can't be answered now, or None when they can."""
@@ -52,11 +60,13 @@ class Boot:
             if isinstance(self._failure, Failed):
                 return self._failure
             reason, remedy = (self._failure.message, self._failure.remedy) if self._failure else ("unknown", None)
-            return Failed(f"loading failed: {reason}", field="phase", value="failed", remedy=remedy)
+            return Failed(f"failed: {reason}", field="phase", value="failed", remedy=remedy)
         if self._state == "loading":
             return NotReady(f"loading: {self._phase}", field="phase", value=self._phase, retry_after_s=1.0)
+        if self._loaded.admission.draining:
+            return Draining("the container is stopping", field="phase", value="draining", retry_after_s=1.0)
         if not self._loaded.generator.alive:
-            return Failed("the engine has died", field="phase", value="dead", remedy="restart the container")
+            return NotReady("the engine has died", field="phase", value="dead", retry_after_s=1.0)
         return None
 
     def pipeline(self) -> Pipeline:
@@ -66,8 +76,22 @@ class Boot:
             raise unready
         return self._loaded
 
+    def usage(self) -> Usage:
+        """The ledger as it stands; empty before there is one."""
+        return self._pipeline.admission.usage() if self._pipeline else Usage(0, 0, 0, 0, 0, 0)
+
+    def kv_use(self) -> KvUse:
+        """The generator's memory as it is used; nothing before there is one."""
+        return self._pipeline.generator.kv_use if self._pipeline else KvUse(0, 0)
+
+    def drain(self, grace_s: float) -> None:
+        """The container is to stop: refuse new work, and let what runs go on for `grace_s` seconds at most."""
+        if self._state == "ready":
+            self._loaded.drain(grace_s)
+
     def close(self) -> None:
         """Stop what the pipeline runs. Nothing is answered afterwards."""
+        self._over.set()
         if self._state == "ready":
             self._loaded.close()
 
@@ -97,3 +121,33 @@ class Boot:
             seconds = {**self._seconds, "total": round(time.monotonic() - began, 3)}
             _log.info(json.dumps({"event": "ready", "seconds": seconds}))
             self._on_ready()
+        finally:
+            self._loaded_or_failed.set()
+        if self._state == "ready":
+            self._watch()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_WATCH_S):
+            self._loaded.sessions.sweep()
+            if self._loaded.generator.alive or self._loaded.admission.draining:
+                continue
+            if not self._revive():
+                return
+
+    def _revive(self) -> bool:
+        """Start the dead generator over; the second time it stays dead, and only a restart helps."""
+        if not self._revived:
+            self._revived = True
+            self._phase, self._state = "starting the engine over", "loading"
+            _log.error(json.dumps({"event": "engine_died", "phase": self._phase}))
+            try:
+                self._loaded.revive()
+            except Exception:
+                _log.exception("the engine could not be started over")
+            else:
+                self._state = "ready"
+                _log.warning(json.dumps({"event": "engine_revived"}))
+                return True
+        self._failure = RagError("the engine has died", remedy="restart the container")
+        self._state = "failed"
+        return False

@@ -9,18 +9,23 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from rag.backend import Backend, Segment
-from rag.errors import GenerationFailed, InvalidRequest, NotReady, PromptTooLong, RagError
+from rag.blocks import Lease
+from rag.errors import GenerationFailed, InvalidRequest, NotReady, OutOfMemory, Overloaded, PromptTooLong, RagError
+from rag.rates import Rates
 from rag.sampling import Draw, Sampler, choose
 from rag.scheduler import Scheduler, SequenceState, Work
 from rag.seams import FinishReason, Sampling
 
 _log = logging.getLogger(__name__)
+
+_LONGEST_LEASE_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ class Engine:
     ) -> None:
         self.backend = backend
         self.max_model_len = max_model_len
+        self.num_blocks = num_blocks
         self.kv_bytes = backend.allocate(num_blocks)
+        self.rates = Rates()
+        self.on_out_of_memory: Callable[[], None] = lambda: None
         self._eos_ids = frozenset(eos_ids)
         self._scheduler = Scheduler(
             num_blocks=num_blocks,
@@ -96,10 +104,13 @@ class Engine:
         """Prompt tokens, in all, whose KV came from an earlier request."""
         return self._scheduler.reused_tokens
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling) -> Ticket:
-        """Queue a request. Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then."""
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, lease: Lease | None = None) -> Ticket:
+        """Queue a request, or start it at once in the blocks of `lease`, one at a time.
+
+        Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then.
+        """
         self._guard(prompt_ids, sampling)
-        sequence = SequenceState(tuple(prompt_ids), sampling)
+        sequence = SequenceState(tuple(prompt_ids), sampling, lease=lease)
         ticket = Ticket(sequence, Sampler(sampling, prompt_ids, tuple(self._eos_ids)), self)
         with self._wake:
             if not self.alive:
@@ -114,6 +125,39 @@ class Engine:
         with self._wake:
             ticket.sequence.cancelled = True
             self._wake.notify()
+
+    def lease(self) -> Lease:
+        """Blocks of a whole context that a conversation keeps between its turns. Raises Overloaded or NotReady."""
+        waits_until = time.monotonic() + _LONGEST_LEASE_WAIT_S
+        with self._wake:
+            while self.alive:
+                lease = self._scheduler.lease(self.max_model_len)
+                if lease is not None:
+                    return lease
+                if time.monotonic() >= waits_until:
+                    raise Overloaded(
+                        "no memory for another session", field="session", remedy="close a session", retry_after_s=1.0
+                    )
+                self._wake.wait(0.01)  # a request that was cancelled holds its blocks until the step in flight is over
+        raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
+
+    def end_lease(self, lease: Lease) -> None:
+        """Give a lease's blocks back, at the latest when its last turn leaves."""
+        with self._wake:
+            self._scheduler.end_lease(lease)
+
+    def rebuilt(self) -> Engine:
+        """A new engine over the same backend and memory, after this one's loop has ended by an error."""
+        engine = Engine(
+            self.backend,
+            num_blocks=self.num_blocks,
+            max_model_len=self.max_model_len,
+            max_batch_tokens=self._scheduler.max_batch_tokens,
+            max_waiting=self._scheduler.max_waiting,
+            eos_ids=tuple(self._eos_ids),
+        )
+        engine.rates, engine.on_out_of_memory = self.rates, self.on_out_of_memory
+        return engine
 
     def stop(self) -> None:
         """End the loop after the step in flight and tell whoever still waits."""
@@ -168,22 +212,28 @@ class Engine:
                     self._end(sequence, GenerationFailed("the engine stopped before the answer was complete"))
 
     def _step(self, works: Sequence[Work]) -> None:
+        began = time.perf_counter()
         try:
             logits = self._forward(works)
         except Exception as error:
             if len(works) > 1:
                 # Which of them is to blame? A step may be repeated, so each runs alone and only the culprit fails.
                 _log.warning("a step of %d sequences failed (%r): running each alone", len(works), error)
+                if _is_out_of_memory(error):
+                    self._take_on_less()
                 for work in works:
                     self._step([work])
                 return
             _log.exception("a request failed in the engine")
             with self._wake:
-                self._end(works[0].sequence, GenerationFailed("the model failed on this request"))
+                self._end(works[0].sequence, self._failure(error))
             return
         rows = [row for row, work in enumerate(works) if work.completes]
         tickets = [self._tickets[works[row].sequence] for row in rows]
         draws = choose(logits[rows], [ticket.sampler for ticket in tickets]) if rows else []
+        decodes = sum(work.start >= len(work.sequence.prompt_ids) for work in works)
+        prefilled = sum(len(work.new_ids) for work in works) - decodes
+        self.rates.observe(prefill_tokens=prefilled, decodes=decodes, seconds=time.perf_counter() - began)
         with self._wake:
             for work in works:
                 work.sequence.num_computed += len(work.new_ids)
@@ -192,6 +242,23 @@ class Engine:
 
     def _forward(self, works: Sequence[Work]) -> torch.Tensor:
         return self.backend.step([Segment(work.new_ids, work.start, work.sequence.block_ids) for work in works])
+
+    def _failure(self, error: Exception) -> GenerationFailed:
+        if not _is_out_of_memory(error):
+            return GenerationFailed("the model failed on this request")
+        self._take_on_less()
+        return OutOfMemory(
+            "memory ran out on this request",
+            remedy="send it again: the container takes on less from now on; deploy with less CONCURRENCY or CONTEXT",
+            retry_after_s=1.0,
+        )
+
+    def _take_on_less(self) -> None:
+        """A smaller step needs less workspace, and the ledger is told to admit less from now on."""
+        self._scheduler.max_batch_tokens = max(16, self._scheduler.max_batch_tokens // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.on_out_of_memory()
 
     def _accept(self, ticket: Ticket, draw: Draw | None) -> None:
         sequence = ticket.sequence
@@ -213,3 +280,8 @@ class Engine:
     def _end(self, sequence: SequenceState, last: TokenEvent | RagError) -> None:
         self._scheduler.remove(sequence, reusable=isinstance(last, TokenEvent))
         self._tickets.pop(sequence).events.put(last)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a card torch has a type for it, on a CPU only a message."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -6,16 +6,21 @@
     │   ├── UnsupportedMedia    a Content-Type that is not spoken here
     │   ├── NotAcceptable       an Accept that is not spoken here
     │   └── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
+    │   └── SessionClosed       a session that is not open, or no longer
     ├── Overloaded              every place is taken: come back later
+    ├── ClientGone              nobody waits for the answer any more
     ├── NotReady                models are still loading
+    │   ├── Draining            the container stops: another one answers
     │   └── Failed              loading failed or the engine died: only a restart helps
     │       └── DoesNotFit      the plan needs more memory than there is
     ├── GenerationFailed        the engine broke on this request
+    │   └── OutOfMemory         the accelerator's memory ran out on it
     ├── ModelRefused            a model that can't run here, refused by name at load
     └── IndexRefused            an index that is corrupt, foreign or made by another embedder
 
-Every error names the field, the value, the limit and the remedy where it has them. `body()` is what a client gets; it
-stays below 2,048 characters because SageMaker cuts a failed container's answer there.
+Every error names the field, the value, the limit and the remedy where it has them; a refusal by the plan also carries
+`figures`: what was asked for, needed and free, in tokens and bytes, and fixes that make the same check pass. `body()`
+is what a client gets; it stays below 2,048 characters because SageMaker cuts a failed container's answer there.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ class RagError(Exception):
         limit: object = None,
         remedy: str | None = None,
         retry_after_s: float | None = None,
+        figures: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -51,6 +57,7 @@ class RagError(Exception):
         self.limit = limit
         self.remedy = remedy
         self.retry_after_s = retry_after_s
+        self.figures = figures
 
     def body(self) -> dict[str, object]:
         """The JSON object that a client reads: only the members that say something."""
@@ -65,6 +72,7 @@ class RagError(Exception):
             parts["remedy"] = self.remedy[:400]
         if self.retry_after_s is not None:
             parts["retry_after_s"] = self.retry_after_s
+        parts.update(self.figures or {})
         return {"error": parts}
 
 
@@ -98,6 +106,18 @@ class PromptTooLong(InvalidRequest):
     code = "prompt_too_long"
 
 
+class SessionClosed(InvalidRequest):
+    """A session that was never opened here, has been closed, or has expired."""
+
+    code = "session_closed"
+
+
+class ClientGone(RagError):  # noqa: N818
+    """The client hung up while its request waited. Nobody reads this."""
+
+    code = "client_gone"
+
+
 class Overloaded(RagError):  # noqa: N818
     """Every place in the queue is taken."""
 
@@ -110,6 +130,12 @@ class NotReady(RagError):  # noqa: N818
 
     code = "not_ready"
     retryable = True
+
+
+class Draining(NotReady):
+    """The container has been told to stop. Another one, or this one's successor, will answer."""
+
+    code = "draining"
 
 
 class Failed(NotReady):
@@ -152,6 +178,13 @@ class GenerationFailed(RagError):  # noqa: N818
     code = "generation_failed"
 
 
+class OutOfMemory(GenerationFailed):
+    """The accelerator's memory ran out on this request; the container takes on less from now on."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
 class ModelRefused(RagError):  # noqa: N818
     """A model that can't run here, by name and with the reason."""
 
@@ -170,9 +203,12 @@ _STATUS: dict[type[RagError], int] = {
     UnsupportedMedia: 415,
     NotAcceptable: 406,
     PromptTooLong: 422,
+    SessionClosed: 404,
     Overloaded: 429,
+    ClientGone: 499,
     NotReady: 503,
     GenerationFailed: 500,
+    OutOfMemory: 503,
     ModelRefused: 503,
     IndexRefused: 503,
     RagError: 500,

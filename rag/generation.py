@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from rag.backend import Backend
+from rag.blocks import Lease
 from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
-from rag.errors import ModelRefused, RagError
+from rag.errors import ModelRefused, RagError, SessionClosed
 from rag.sampling import Draw
-from rag.seams import Delta, FinishReason, Message, Sampling, TokenDetail
+from rag.seams import Delta, FinishReason, KvUse, Message, Sampling, TokenDetail
 from rag.text import TextStream
 from rag.torch_slots import TorchSlots
 from rag.torch_t5 import TorchT5
@@ -32,6 +33,7 @@ class TextGenerator:
         self.name = name
         self.engine = engine
         self._tokenizer = tokenizer
+        self._leases: dict[str, Lease] = {}
 
     @property
     def alive(self) -> bool:
@@ -42,6 +44,11 @@ class TextGenerator:
     def max_model_len(self) -> int:
         """Tokens that a prompt and its output may have together."""
         return self.engine.max_model_len
+
+    @property
+    def kv_use(self) -> KvUse:
+        """See Generator.kv_use."""
+        return KvUse(self.engine.num_blocks - self.engine.free_blocks, self.engine.reused_tokens)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """By the chat template where there is one, else the contents a paragraph each."""
@@ -54,10 +61,30 @@ class TextGenerator:
         )
         return list(encoded["input_ids"])
 
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> TextDeltas:
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> TextDeltas:
         """See Generator.generate."""
-        ticket = self.engine.submit(prompt_ids, sampling)
+        lease = None
+        if session is not None:
+            lease = self._leases.get(session)
+            if lease is None:
+                raise SessionClosed("the session's memory is gone", field="session", remedy="open a new session")
+        ticket = self.engine.submit(prompt_ids, sampling, lease)
         return TextDeltas(ticket, self._tokenizer.backend_tokenizer)
+
+    def open_session(self, session: str) -> None:
+        """See Generator.open_session."""
+        self._leases[session] = self.engine.lease()
+
+    def close_session(self, session: str) -> None:
+        """See Generator.close_session."""
+        lease = self._leases.pop(session, None)
+        if lease is not None:
+            self.engine.end_lease(lease)
+
+    def revive(self) -> None:
+        """See Generator.revive."""
+        self._leases.clear()
+        self.engine = self.engine.rebuilt()
 
     def close(self) -> None:
         """Stop the engine."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capacity import Measured, Plan
-from rag.errors import Failed, GenerationFailed
+from rag.admission import Admission, Budget
+from rag.errors import Failed
 from rag.pipeline import Pipeline
 from rag.planning import make_plan, recheck
-from rag.schema import Ask
-from rag.seams import Sampling
+from rag.sessions import Sessions
 from rag.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,23 +73,52 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         device=device,
         context_tokens=plan.max_model_len,
         num_blocks=plan.num_blocks,
-        max_waiting=settings.queue,
+        max_waiting=settings.places,  # the line is the ledger's; here only a step's worth may stand
         max_batch_tokens=settings.max_batch_tokens,
         trust_remote_code=settings.trust_remote_code,
     )
     compare_with_plan(settings, plan, generator.engine, runtime_bytes)
+    admission = admission_of(settings, plan, generator.engine)
+    sessions = Sessions(admission, generator, lifetime_s=settings.session_s, idle_s=settings.session_idle_s)
     pipeline = Pipeline(
         embedder,
         retriever,
         generator,
+        admission,
+        sessions,
         default_top_k=settings.top_k,
         default_min_score=settings.min_score,
         deadline_s=settings.deadline_s,
         stream_deadline_s=settings.stream_deadline_s,
     )
     on_phase("answering the canary")
-    canary(pipeline)
+    pipeline.canary()
     return pipeline
+
+
+def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
+    """The ledger over the Plan's blocks; it learns from the engine how fast it is and when its memory ran out."""
+    budget = Budget(
+        num_blocks=plan.num_blocks,
+        block_tokens=engine.backend.block_size,
+        block_bytes=plan.kv_bytes // max(1, plan.num_blocks),
+        context_tokens=plan.max_model_len,
+    )
+    admission = Admission(
+        budget,
+        max_waiting=settings.queue,
+        longest_wait_s=settings.queue_s,
+        governed_tokens=settings.governed_context,
+        long_share=settings.long_context_share,
+        rates=engine.rates,
+    )
+
+    def take_on_less() -> None:
+        left = admission.lose_a_session()
+        _log.warning(json.dumps({"event": "out_of_memory", "sessions_left": left}))
+
+    engine.on_out_of_memory = take_on_less
+    return admission
 
 
 def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int) -> None:
@@ -112,13 +141,6 @@ def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_by
     }
     told = {"sessions": plan.concurrency, "context_tokens": plan.max_model_len, "kv_blocks": plan.num_blocks}
     _log.info(json.dumps({"event": "plan", **told, "have_bytes": plan.have_bytes, **figures}))
-
-
-def canary(pipeline: Pipeline) -> None:
-    """One real retrieve-and-generate, before /ping says 200. Raises GenerationFailed when nothing comes out."""
-    answer = pipeline.answer(Ask(("Qual a capital do Brasil?",), Sampling(max_new_tokens=4)))
-    if not answer.completion_tokens and answer.finish_reason != "stop":
-        raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
 
 
 def _runtime_bytes(device: str) -> int:

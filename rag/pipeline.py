@@ -1,59 +1,33 @@
-"""The story of a request: retrieve → write the prompt → generate → see whether the answer is grounded."""
+"""The story of a request: admit → retrieve → write the prompt → generate → see whether the answer is grounded."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from rag import prompt
-from rag.errors import PromptTooLong
-from rag.grounding import ground
+from rag.admission import Admission, Permit
+from rag.call import Call
+from rag.errors import GenerationFailed, PromptTooLong
 from rag.language import detect_language
+from rag.run import Answer, Clock, Run, Said
 from rag.schema import Ask
 from rag.seams import (
-    Delta,
     DeltaStream,
     Embedder,
-    FinishReason,
     Generator,
     Language,
+    Message,
     Passage,
     Retriever,
     Sampling,
-    TokenDetail,
     Vectors,
 )
+from rag.sessions import Session, Sessions, Turn
 
 # No tokenizer makes fewer tokens than one in this many characters of text; it bounds the work on a hopeless question.
 _MOST_CHARACTERS_A_TOKEN = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A passage that the model read, and whether its answer rests on it."""
-
-    passage: Passage
-    cited: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The whole answer. Times are seconds, by stage; `first_token_s` counts from the request's arrival."""
-
-    id: str
-    text: str
-    sources: tuple[Source, ...]
-    grounded: bool
-    grounding_score: float
-    language: Language
-    model: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    timings: Mapping[str, float]
-    tokens: tuple[TokenDetail, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +46,8 @@ class Pipeline:
         embedder: Embedder,
         retriever: Retriever,
         generator: Generator,
+        admission: Admission,
+        sessions: Sessions,
         *,
         default_top_k: int,
         default_min_score: float,
@@ -81,6 +57,8 @@ class Pipeline:
         self.embedder = embedder
         self.retriever = retriever
         self.generator = generator
+        self.admission = admission
+        self.sessions = sessions
         self._default_top_k = default_top_k
         self._default_min_score = default_min_score
         self._deadline_s = deadline_s
@@ -104,52 +82,91 @@ class Pipeline:
             min_score=min_score,
         )
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, ask: Ask, call: Call | None = None, session: Session | None = None) -> Answer:
         """The whole answer at once."""
-        *_, last = self.start(ask)
+        *_, last = self.start(ask, call, session)
         assert isinstance(last, Answer), "a run ends in its answer or raises"
         return last
 
-    def start(self, ask: Ask) -> Run:
-        """Do all that can be refused, and begin to generate. From here on the run can break but not be refused."""
-        clock = _Clock()
-        language = ask.language or detect_language(ask.question)
-        sampling = self._sampling(ask)
+    def start(self, ask: Ask, call: Call | None = None, session: Session | None = None) -> Run:
+        """Do all that can be refused, and begin to generate. From here on the run can break but not be refused.
+
+        `session` is one that `sessions.begin` returned; the run ends the call in it.
+        """
+        with ExitStack() as held:
+            if session is not None:
+                held.callback(self.sessions.end, session)
+            run = self._start(ask, call or Call(), session, held)
+            given_back = held.pop_all()
+
+        def ended(answer: Answer | None) -> None:
+            if session is not None and answer is not None and answer.finish_reason != "cancelled":
+                *_, prompted = prompt.write_messages(ask.question, run.passages, answer.language)
+                session.turns.append(Turn(ask.question, prompted, answer.text))
+            given_back.close()
+
+        run.on_end(ended)
+        return run
+
+    def _start(self, ask: Ask, call: Call, session: Session | None, held: ExitStack) -> Run:
+        clock = Clock()
+        self._refuse_hopeless(ask.question)
+        deadline_s = self._stream_deadline_s if ask.stream else self._deadline_s
+        writer = self._writer(ask, session)
+        # Without passages the real size is known before anything is reserved; with them, only the most it may be.
+        written = writer([]) if ask.mode == "generate" else None
+        permit: Permit | None = None
+        if session is None:
+            permit = self.admission.admit(
+                writer.max_prompt_tokens if written is None else len(written.ids),
+                ask.sampling.max_new_tokens,
+                call,
+                deadline_s=deadline_s,
+                allow_long=ask.allow_long_context,
+            )
+            held.callback(permit.release)
+        clock.lap("queue_s")
         passages = self.retrieve(ask)
         clock.lap("retrieve_s")
-        written = prompt.build(
-            ask.question,
-            passages,
-            encode=self.generator.encode,
-            max_prompt_tokens=self.generator.max_model_len - sampling.max_new_tokens,
-            language=language,
-            history=ask.history,
-        )
+        written = written or writer(passages)
+        if permit is not None:
+            permit.shrink(len(written.ids) + ask.sampling.max_new_tokens)
+        left_s = call.left_s(deadline_s)
+        self.admission.refuse_endless(len(written.ids), ask.sampling.max_new_tokens, left_s)
         clock.lap("prompt_s")
+        deltas: DeltaStream
         if ask.mode == "answer" and not passages:
-            deltas: DeltaStream = _Said(
-                prompt.NOT_IN_PASSAGES[language]
-            )  # nothing to answer from, so nothing to compute
+            deltas = Said(prompt.NOT_IN_PASSAGES[writer.language])  # nothing to answer from, so nothing to compute
         else:
-            deltas = self.generator.generate(written.ids, sampling)
-        return Run(deltas, written, language, self.generator.name, clock)
+            sampling = replace(ask.sampling, deadline_s=left_s)
+            deltas = self.generator.generate(written.ids, sampling, session.id if session else None)
+        return Run(deltas, written, writer.language, self.generator.name, clock, call)
+
+    def _writer(self, ask: Ask, session: Session | None) -> _Writer:
+        # A session holds a whole context already, so the governed share of it is no matter there.
+        allow_long = ask.allow_long_context or session is not None
+        return _Writer(ask, session, self.generator.encode, self.admission, allow_long=allow_long)
+
+    def canary(self) -> None:
+        """One real retrieve-and-generate. Raises GenerationFailed when nothing comes out."""
+        answer = self.answer(Ask(("Qual a capital do Brasil?",), Sampling(max_new_tokens=4)))
+        if not answer.completion_tokens and answer.finish_reason != "stop":
+            raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
+
+    def revive(self) -> None:
+        """After the generator has died: start it over, without the sessions, and put a question to it."""
+        self.sessions.close_all()
+        self.generator.revive()
+        self.canary()
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new work from now on, and end what still runs after `grace_s` seconds."""
+        self.admission.drain(grace_s)
 
     def close(self) -> None:
         """Stop what runs behind the seams."""
         self.generator.close()
         self.embedder.close()
-
-    def _sampling(self, ask: Ask) -> Sampling:
-        limit = self.generator.max_model_len
-        if ask.sampling.max_new_tokens >= limit:
-            raise PromptTooLong(
-                f"max_new_tokens {ask.sampling.max_new_tokens} leaves no room for a prompt in a context of {limit}",
-                field="max_new_tokens",
-                value=ask.sampling.max_new_tokens,
-                limit=limit - 1,
-                remedy="ask for fewer max_new_tokens, or deploy with a larger CONTEXT",
-            )
-        return replace(ask.sampling, deadline_s=self._stream_deadline_s if ask.stream else self._deadline_s)
 
     def _refuse_hopeless(self, question: str) -> None:
         most = self.generator.max_model_len * _MOST_CHARACTERS_A_TOKEN
@@ -164,93 +181,46 @@ class Pipeline:
             )
 
 
-class Run:
-    """A generation under way. Iterating gives deltas that show something and, last, the Answer; closing it cancels."""
+class _Writer:
+    """Writes the prompt of one request within what the deployment leaves for it."""
 
     def __init__(
-        self, deltas: DeltaStream, written: prompt.Prompt, language: Language, model: str, clock: _Clock
+        self, ask: Ask, session: Session | None, encode: prompt.Encode, admission: Admission, *, allow_long: bool
     ) -> None:
-        self.id = uuid.uuid4().hex
-        self.passages = written.passages
-        self.model = model
-        self._deltas = deltas
-        self._written = written
-        self._language = language
-        self._clock = clock
+        self.language: Language = ask.language or detect_language(ask.question)
+        self.max_prompt_tokens = admission.limit_tokens(allow_long=allow_long) - ask.sampling.max_new_tokens
+        self._ask = ask
+        self._session = session
+        self._encode = encode
+        self._admission = admission
+        self._allow_long = allow_long
+        if self.max_prompt_tokens < 1:
+            raise self._too_long(ask.history)
 
-    def __iter__(self) -> Iterator[Delta | Answer]:
-        pieces: list[str] = []
-        tokens: list[TokenDetail] = []
-        completion_tokens = 0
-        reason: FinishReason = "cancelled"
+    def __call__(self, passages: list[Passage]) -> prompt.Prompt:
+        """Raises PromptTooLong, with what would help."""
+        question = self._ask.question
+        history: Sequence[Message] = self._ask.history
+        if self._session is not None and not history:
+            history = self._session.history(
+                question,
+                passages,
+                encode=self._encode,
+                max_prompt_tokens=self.max_prompt_tokens,
+                language=self.language,
+            )
         try:
-            for delta in self._deltas:
-                if not completion_tokens and delta.new_tokens:
-                    self._clock.mark("first_token_s")
-                completion_tokens += delta.new_tokens
-                pieces.append(delta.text)
-                if delta.token is not None:
-                    tokens.append(delta.token)
-                if delta.text or delta.token is not None:
-                    yield delta
-                reason = delta.finish_reason or reason
-        finally:
-            self._deltas.close()
-        self._clock.lap("generate_s")
-        yield self._answer("".join(pieces).strip(), reason, completion_tokens, tuple(tokens))
+            return prompt.build(
+                question,
+                passages,
+                encode=self._encode,
+                max_prompt_tokens=self.max_prompt_tokens,
+                language=self.language,
+                history=history,
+            )
+        except PromptTooLong as error:
+            raise self._too_long(history) from error
 
-    def close(self) -> None:
-        """Cancel, also where iteration never began."""
-        self._deltas.close()
-
-    def _answer(
-        self, text: str, reason: FinishReason, completion_tokens: int, tokens: tuple[TokenDetail, ...]
-    ) -> Answer:
-        found = ground(text, self.passages)
-        self._clock.mark("total_s")
-        return Answer(
-            id=self.id,
-            text=text,
-            sources=tuple(Source(passage, place in found.cited) for place, passage in enumerate(self.passages)),
-            grounded=found.grounded,
-            grounding_score=found.score,
-            language=self._language,
-            model=self.model,
-            finish_reason=reason,
-            prompt_tokens=len(self._written.ids),
-            completion_tokens=completion_tokens,
-            timings=self._clock.seconds,
-            tokens=tokens,
-        )
-
-
-class _Said:
-    """A DeltaStream of one fixed text."""
-
-    def __init__(self, text: str) -> None:
-        self._deltas = iter([Delta(text, 0, "stop")])
-
-    def __iter__(self) -> Iterator[Delta]:
-        return self._deltas
-
-    def __next__(self) -> Delta:
-        return next(self._deltas)
-
-    def close(self) -> None:
-        """Nothing runs."""
-
-
-class _Clock:
-    """Seconds by stage: `lap` since the last lap, `mark` since the beginning."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 6)
-        self._last = now
-
-    def mark(self, name: str) -> None:
-        self.seconds[name] = round(time.perf_counter() - self._began, 6)
+    def _too_long(self, history: Sequence[Message]) -> PromptTooLong:
+        bare = self._encode(prompt.write_messages(self._ask.question, (), self.language, history))
+        return self._admission.too_long(len(bare), self._ask.sampling.max_new_tokens, allow_long=self._allow_long)

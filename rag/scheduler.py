@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rag.blocks import BlockPool, Copy, everything
+from rag.blocks import BlockPool, Copy, Lease, Reservation, everything
 from rag.errors import Overloaded
 from rag.seams import Sampling
 
@@ -24,8 +24,10 @@ class SequenceState:
     sampling: Sampling
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_cached: int = 0
     block_ids: list[int] = field(default_factory=list)
     cancelled: bool = False
+    lease: Lease | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -95,7 +97,13 @@ class Scheduler:
         return self._pool.available
 
     def add(self, sequence: SequenceState) -> None:
-        """Start or queue `sequence`. Raises Overloaded when it would have to wait behind `max_waiting` others."""
+        """Start or queue `sequence`. Raises Overloaded when it would have to wait behind `max_waiting` others.
+
+        A sequence with a lease has its blocks already and starts at once.
+        """
+        if sequence.lease is not None:
+            self._start(sequence, self._pool.resume(sequence.lease, sequence, sequence.prompt_ids))
+            return
         self.waiting.append(sequence)
         self._admit()
         if len(self.waiting) > self.max_waiting:
@@ -139,22 +147,43 @@ class Scheduler:
         """
         if sequence in self.running:
             self.running.remove(sequence)
-            self._pool.release(sequence, reusable=reusable)
+            if sequence.lease is None:
+                self._pool.release(sequence, reusable=reusable)
+            else:
+                sequence.lease.end(sequence, reusable=reusable)
+                if sequence.lease.ended and not sequence.lease.in_use:
+                    self._pool.end_lease(sequence.lease)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+
+    def lease(self, tokens: int) -> Lease | None:
+        """Blocks for a conversation of `tokens`, until `end_lease`; None while there are not enough."""
+        return self._pool.lease(tokens)
+
+    def end_lease(self, lease: Lease) -> None:
+        """Give a lease's blocks back, once the turn that may still run in them has left."""
+        if lease.ended:
+            return
+        lease.ended = True
+        if not lease.in_use:
+            self._pool.end_lease(lease)
 
     def _admit(self) -> None:
         while self.waiting:
             sequence = self.waiting[0]
+            sharers = [running for running in self.running if running.lease is None]
             reserved = self._pool.reserve(
-                sequence.prompt_ids, sequence.worst_case_tokens, self.running, self.max_batch_tokens
+                sequence.prompt_ids, sequence.worst_case_tokens, sharers, self.max_batch_tokens
             )
             if reserved is None:
                 return
             self.waiting.popleft()
-            sequence.block_ids = reserved.block_ids
-            sequence.num_computed = reserved.num_cached
-            self.reused_tokens += reserved.num_cached
-            if reserved.copy is not None:
-                self._copies.append(reserved.copy)
-            self.running.append(sequence)
+            self._start(sequence, reserved)
+
+    def _start(self, sequence: SequenceState, reserved: Reservation) -> None:
+        sequence.block_ids = reserved.block_ids
+        sequence.num_computed = sequence.num_cached = reserved.num_cached
+        self.reused_tokens += reserved.num_cached
+        if reserved.copy is not None:
+            self._copies.append(reserved.copy)
+        self.running.append(sequence)

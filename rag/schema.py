@@ -48,6 +48,7 @@ class Ask:
     min_score: float | None = None
     language: Language | None = None
     stream: bool = False
+    allow_long_context: bool = False
     shape: Shape = "rag"
 
     @property
@@ -66,6 +67,7 @@ class _RagOptions(_Body):
     filters: _Filters = {}
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
     language: Language | None = None
+    allow_long_context: bool = False
 
 
 class _SamplingOptions(_Body):
@@ -262,6 +264,16 @@ def parse_json(body: bytes, *, default_new_tokens: int) -> Ask:
         raise InvalidRequest("the body is nested too deeply", field="body", limit=_DEEPEST_JSON) from None
 
 
+def closes_session(body: bytes) -> bool:
+    """Whether the body is `{"close_session": true}`, the last word of a session."""
+    if b"close_session" not in body:
+        return False
+    try:
+        return bool(from_json(body) == {"close_session": True})
+    except ValueError:
+        return False
+
+
 def parse_text(body: bytes, *, default_new_tokens: int) -> Ask:
     """A text/plain body is the question itself."""
     try:
@@ -292,6 +304,7 @@ def _ask(
         min_score=options.min_score,
         language=options.language,
         stream=stream,
+        allow_long_context=options.allow_long_context,
         shape=shape,
     )
 

@@ -90,6 +90,13 @@ class Delta:
     token: TokenDetail | None = None
 
 
+class KvUse(NamedTuple):
+    """How a generator's KV memory is used: blocks held now, and prompt tokens that, in all, needed no computing."""
+
+    used_blocks: int
+    reused_tokens: int
+
+
 class DeltaStream(Protocol):
     """The deltas of one generation. Closing it early cancels the generation and frees what it holds."""
 
@@ -99,7 +106,7 @@ class DeltaStream(Protocol):
         """The next delta. Raises GenerationFailed when the engine broke on this request."""
 
     def close(self) -> None:
-        """Cancel if still running. May be called again."""
+        """Cancel if still running. May be called again, and by another thread than the one that iterates."""
 
 
 class Embedder(Protocol):
@@ -146,17 +153,33 @@ class Generator(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether it can still answer; once False it stays so."""
+        """Whether it can still answer; once False it stays so until `revive`."""
 
     @property
     def max_model_len(self) -> int:
         """Tokens that a prompt and its output may have together."""
 
+    @property
+    def kv_use(self) -> KvUse:
+        """For metrics; zeros where the memory is somebody else's."""
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids, by the model's chat template where it has one."""
 
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> DeltaStream:
-        """Start a generation. Raises Overloaded, NotReady, PromptTooLong or InvalidRequest at once."""
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> DeltaStream:
+        """Start a generation, in the memory of an open session where one is named; one at a time in each session.
+
+        Raises Overloaded, NotReady, PromptTooLong, SessionClosed or InvalidRequest at once.
+        """
+
+    def open_session(self, session: str) -> None:
+        """Keep KV memory of a whole context for `session`, and in it what each turn leaves. Raises Overloaded."""
+
+    def close_session(self, session: str) -> None:
+        """Give that memory back. A session that is not open is no error."""
+
+    def revive(self) -> None:
+        """Start over after `alive` has turned False; sessions are lost. Raises where that can't be done."""
 
     def close(self) -> None:
         """Stop. What still runs ends in GenerationFailed."""

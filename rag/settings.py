@@ -52,6 +52,17 @@ class Settings(BaseModel):
         description="Sessions that generate at once; `auto`: the most that fit, up to 64",
     )
     queue: int = Field(default=48, ge=0, le=4096, description="Requests that may wait for a place; one more gets 429")
+    queue_s: float = Field(default=20.0, gt=0, description="Seconds that a request waits for a place at most")
+    governed_context: int | None = Field(
+        default=None,
+        ge=16,
+        description="Tokens above which a request needs `allow_long_context`; unset: none does",
+    )
+    long_context_share: float = Field(
+        default=0.25, gt=0, le=1, description="Share of the KV memory that such requests may hold together"
+    )
+    session_s: float = Field(default=3600.0, gt=0, description="Seconds after which a stateful session expires")
+    session_idle_s: float = Field(default=600.0, gt=0, description="Seconds without a call after which it is closed")
     max_batch_tokens: int = Field(default=512, ge=16, description="Tokens that one forward pass takes in at most")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="Number format of the LLM's weights and KV cache"
@@ -77,6 +88,13 @@ class Settings(BaseModel):
     trust_remote_code: bool = Field(
         default=False, description="`1` runs code that comes with a model. Off for a reason"
     )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of the Prometheus metrics, on 127.0.0.1 only; `0`: none"
+    )
+    metrics_emf_s: float = Field(
+        default=60.0, ge=0, description="Seconds between CloudWatch embedded-metric lines on stdout; `0`: none"
+    )
+    log_prompts: bool = Field(default=False, description="`1` puts question and answer into the request log")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Of the log on stderr")
 
     @model_validator(mode="after")
@@ -84,6 +102,12 @@ class Settings(BaseModel):
         if self.context is not None and self.max_new_tokens >= self.context:
             raise ValueError(
                 f"MAX_NEW_TOKENS {self.max_new_tokens} leaves no room for a prompt in CONTEXT {self.context}"
+            )
+        governed, context = self.governed_context, self.context
+        if governed is not None and not self.max_new_tokens < governed <= (context or governed):
+            raise ValueError(
+                f"GOVERNED_CONTEXT {governed} must lie above MAX_NEW_TOKENS {self.max_new_tokens} and within CONTEXT "
+                f"{context}"
             )
         return self
 

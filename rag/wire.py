@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from rag.errors import GenerationFailed, RagError
-from rag.pipeline import Answer, Embedding, Run, Source
+from rag.pipeline import Embedding
+from rag.run import Answer, Run, Source
 from rag.schema import Shape
 from rag.seams import Passage, TokenDetail
 

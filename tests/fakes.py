@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from rag.errors import GenerationFailed, PromptTooLong, RagError
+from rag.admission import Admission, Budget
+from rag.errors import GenerationFailed, PromptTooLong, RagError, SessionClosed
 from rag.pipeline import Pipeline
-from rag.seams import Delta, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
+from rag.seams import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
+from rag.sessions import Sessions
 
 PASSAGES = (
     Passage("pt/brasilia.md#0", "Brasília", "Brasília é a capital do Brasil desde 1960.", 0.9, {"language": "pt"}),
@@ -62,14 +66,17 @@ class FakeDeltas:
 
     def __init__(self, pieces: Sequence[str | RagError], generator: FakeGenerator, *, logprobs: bool) -> None:
         self._logprobs = logprobs
-        self._steps = self._run(pieces)
-        self._generator = generator
-        generator.open += 1
         self._closed = False
+        self._generator = generator
+        self._steps = self._run(pieces)
+        generator.open += 1
 
     def _run(self, pieces: Sequence[str | RagError]) -> Iterator[Delta]:
         for place, piece in enumerate(pieces):
-            self._generator.gate.wait(10)
+            while not self._generator.gate.wait(0.01):
+                if self._closed:
+                    yield Delta("", 0, "cancelled")
+                    return
             if isinstance(piece, RagError):
                 raise piece
             detail = TokenDetail(place, piece, -0.5, (("Rio", -1.5),)) if self._logprobs else None
@@ -93,9 +100,12 @@ class FakeGenerator:
 
     name = "fake-llm"
     max_model_len = 256
+    kv_use = KvUse(0, 0)
 
     def __init__(self) -> None:
         self.alive = True
+        self.revivals = 0
+        self.sessions: set[str] = set()
         self.open = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -107,11 +117,24 @@ class FakeGenerator:
         self._messages = list(messages)
         return [1] * sum(len(message.content.split()) for message in messages)
 
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> FakeDeltas:
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> FakeDeltas:
+        if session is not None and session not in self.sessions:
+            raise SessionClosed("gone", field="session", value=session)
         if len(prompt_ids) + sampling.max_new_tokens > self.max_model_len:
             raise PromptTooLong("too long", field="query", value=len(prompt_ids), limit=self.max_model_len)
         self.asked.append((self._messages, sampling))
         return FakeDeltas(self.pieces, self, logprobs=sampling.logprobs is not None)
+
+    def open_session(self, session: str) -> None:
+        self.sessions.add(session)
+
+    def close_session(self, session: str) -> None:
+        self.sessions.discard(session)
+
+    def revive(self) -> None:
+        self.revivals += 1
+        self.sessions.clear()
+        self.alive = True
 
     def close(self) -> None:
         self.alive = False
@@ -120,14 +143,30 @@ class FakeGenerator:
 BROKEN = GenerationFailed("the model failed on this request")
 
 
-def fake_pipeline(generator: FakeGenerator | None = None) -> Pipeline:
+def fake_admission(sessions: int = 8, *, block_tokens: int = FakeGenerator.max_model_len, **limits: Any) -> Admission:
+    """A ledger for so many whole contexts of the fake generator."""
+    blocks = sessions * -(-FakeGenerator.max_model_len // block_tokens)
+    budget = Budget(blocks, block_tokens, block_bytes=1000, context_tokens=FakeGenerator.max_model_len)
+    return Admission(budget, **{"max_waiting": 8, "longest_wait_s": 10.0, **limits})
+
+
+def fake_pipeline(
+    generator: FakeGenerator | None = None,
+    admission: Admission | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    deadline_s: float = 50,
+) -> Pipeline:
     """A pipeline of fakes."""
+    generator, admission = generator or FakeGenerator(), admission or fake_admission()
     return Pipeline(
         FakeEmbedder(),
         FakeRetriever(),
-        generator or FakeGenerator(),
+        generator,
+        admission,
+        Sessions(admission, generator, lifetime_s=3600, idle_s=600, clock=clock),
         default_top_k=2,
         default_min_score=0.15,
-        deadline_s=50,
+        deadline_s=deadline_s,
         stream_deadline_s=470,
     )
