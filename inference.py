@@ -140,7 +140,6 @@ def create_app(settings: Settings, boot: Boot, telemetry: Telemetry | None = Non
                     question=record.ask and record.ask.question,
                     inference_id=inference and inference[:64],
                     session=session and session[:64],
-                    client_gone=record.call.cancelled or None,
                 )
 
             response.call_on_close(log)
