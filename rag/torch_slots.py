@@ -17,20 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from rag.attention import additive, attention, rounded_length, visible_cells
 from rag.backend import Segment
-from rag.errors import ModelRefused
+from rag.conformance import held_bytes, probe_ids, refuse_unlike, refuse_unsupported
 
 _names = itertools.count()
-
-# Decode masks are cut to the longest live sequence, rounded up to this, so that kernels meet few distinct shapes.
-LENGTH_STEP_TOKENS = 64
-
-# Largest difference between the logits of this backend and the model's own that the self-test lets pass, as a share of
-# the logits' own spread: rounding grows with the dtype, a wrong mask or position is of the order of one.
-_SELF_TEST_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
 @dataclass(slots=True)
@@ -166,7 +159,6 @@ class TorchSlots:
         rows, decode_slots, decode_positions = zip(*decodes, strict=True) if decodes else ((), (), ())
         first_slot = min(decode_slots, default=0)
         longest = max(decode_positions, default=-1) + 1
-        rounded = -(-longest // LENGTH_STEP_TOKENS) * LENGTH_STEP_TOKENS
         return _Step(
             slots=self._tensor(slots),
             positions=self._tensor(positions),
@@ -176,7 +168,7 @@ class TorchSlots:
             decode_positions=self._tensor(decode_positions),
             first_slot=first_slot,
             decode_width=max(decode_slots) + 1 - first_slot if decode_slots else 0,
-            decode_length=min(rounded, self._max_model_len),
+            decode_length=rounded_length(longest, self._max_model_len),
         )
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
@@ -259,8 +251,8 @@ class TorchSlots:
         if key not in step.masks:
             queries = torch.arange(start, length, device=self.device)[:, None]
             last = torch.tensor([[length - 1]], device=self.device)
-            visible = _visible(min(length, cells), cells, last, queries, window)
-            step.masks[key] = self._additive(visible.repeat(group, 1))
+            visible = visible_cells(min(length, cells), cells, last, queries, window)
+            step.masks[key] = additive(visible.repeat(group, 1), self._model.dtype)
         return step.masks[key]
 
     def _decode_mask(self, step: _Step, window: int | None, cells: int) -> torch.Tensor:
@@ -270,14 +262,9 @@ class TorchSlots:
             positions = torch.zeros(step.decode_width, dtype=torch.long, device=self.device)
             positions[step.decode_slots] = step.decode_positions
             queries = positions[:, None]
-            visible = _visible(min(step.decode_length, cells), cells, queries, queries, window)
-            step.masks[key] = self._additive(visible[:, None, None])
+            visible = visible_cells(min(step.decode_length, cells), cells, queries, queries, window)
+            step.masks[key] = additive(visible[:, None, None], self._model.dtype)
         return step.masks[key]
-
-    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        """0 where a query sees a cell, −∞ elsewhere. Made once a step: a boolean would be converted in every layer."""
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=self.device)
-        return mask.masked_fill_(~visible, float("-inf"))
 
     def _self_test(self, ids: list[int], expected: torch.Tensor, num_blocks: int) -> None:
         """Refuse a model whose logits differ through the slots: two chunks, then one token beside a second sequence."""
@@ -288,91 +275,3 @@ class TorchSlots:
         last = [Segment(ids[-1:], len(ids) - 1, slot)]
         logits = self.step([*last, Segment(ids[:third], 0, [0])] if num_blocks > 1 else last)[0]
         refuse_unlike(self._model, logits, expected)
-
-
-def held_bytes(model: Any) -> int:
-    """Bytes of all parameters and buffers, tied ones once."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}.values())
-
-
-def probe_ids(vocab_size: int, most: int) -> list[int]:
-    """A fixed prompt for self-tests, spread over the vocabulary."""
-    return [(7919 * place + 11) % vocab_size for place in range(min(24, most))]
-
-
-def refuse_unlike(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise ModelRefused where a backend's logits differ from the model's own by more than rounding."""
-    difference = float((logits - expected).abs().max() / expected.std())
-    limit = _SELF_TEST_TOLERANCE.get(model.dtype, 1e-1)
-    if not difference <= limit:  # a NaN must fail too
-        raise ModelRefused(
-            f"{type(model).__name__} gives other logits over KV slots than on its own",
-            field="LLM",
-            value=f"difference {difference:.2g} of the logits' spread",
-            limit=limit,
-            remedy="choose another model; this one's attention needs more than keys, values, window, cap and sinks",
-        )
-
-
-def refuse_unsupported(model: Any, max_model_len: int) -> None:
-    """Raise ModelRefused for what is known not to run over KV slots, before any memory is taken."""
-    config = model.config
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    rope = getattr(text, "rope_parameters", None) or {}
-    rope_types = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
-    reason = None
-    if getattr(config, "is_encoder_decoder", False):
-        reason = "it is an encoder–decoder"
-    elif not kinds <= {"full_attention", "sliding_attention"}:
-        reason = f"its layers are {', '.join(sorted(kinds))}"
-    elif "dynamic" in rope_types:
-        reason = "its rotary positions change with the length of the batch (rope_type dynamic)"
-    elif "longrope" in rope_types and max_model_len > int(rope.get("original_max_position_embeddings", 0)):
-        reason = "its long rotary factors (rope_type longrope) would mix with the short ones in a batch"
-    if reason:
-        raise ModelRefused(
-            f"model_type {config.model_type!r} can't run over KV slots: {reason}",
-            field="LLM",
-            value=config.model_type,
-            remedy="choose a decoder with full or sliding-window attention: llama, qwen, mistral, gemma, gpt-oss, …",
-        )
-
-
-def attention(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """softmax(cap(q·kᵀ·scale) | sink)·v. query (B, H_kv, R, D), keys (B, H_kv, L, D), mask broadcast to the scores.
-
-    torch's fused kernels know neither the cap (Gemma 2) nor the sinks (gpt-oss, one learnt logit a head, here
-    (H_kv, R)): with one of them the same formula is written out.
-    """
-    if softcap is None and sinks is None:
-        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
-    scores = (query @ keys.transpose(-1, -2)) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.float() if mask is None else scores.float() + mask
-    if sinks is not None:
-        sink = sinks.float()[None, :, :, None].expand(scores.shape[0], -1, -1, 1)
-        scores = torch.cat([scores, sink], dim=-1)
-    weights = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
-    return weights.to(values.dtype) @ values
-
-
-def _visible(held: int, cells: int, last: torch.Tensor, queries: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Which of the first `held` of a slot's `cells` a query at position `queries` sees, broadcast over both.
-
-    `last` is the newest position in the slot. A cell keeps the newest position that is congruent to it, so position p
-    lies in cell p mod cells; where nothing has gone round, that is p itself.
-    """
-    place = torch.arange(held, device=queries.device)
-    position = last - (last - place) % cells
-    seen = (position >= 0) & (position <= queries)
-    return seen if window is None else seen & (position > queries - window)

@@ -18,9 +18,10 @@ import torch
 from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutput
 
+from rag.attention import additive, attention, rounded_length
 from rag.backend import Segment
+from rag.conformance import held_bytes, probe_ids, refuse_unlike
 from rag.errors import ModelRefused
-from rag.torch_slots import LENGTH_STEP_TOKENS, attention, held_bytes, probe_ids, refuse_unlike
 
 _names = itertools.count()
 
@@ -158,7 +159,7 @@ class TorchT5:
             rows=self._tensor([slot - first for slot in slots]),
             prompt_tokens=self._tensor(prompt_tokens),
             positions=self._tensor(newest),
-            length=min(-(-longest // LENGTH_STEP_TOKENS) * LENGTH_STEP_TOKENS, self._max_model_len),
+            length=rounded_length(longest, self._max_model_len),
             encoding=encoding,
         )
         output = self._model(
@@ -217,7 +218,8 @@ class TorchT5:
         """(width, 1, 1, cells): the encoder's tokens; the first cell for slots that only ride along."""
         if "cross" not in step.masks:
             cells = torch.arange(step.length, device=step.positions.device)
-            step.masks["cross"] = self._additive(cells < step.prompt_tokens[:, None].clamp(min=1))[:, None, None]
+            visible = cells < step.prompt_tokens[:, None].clamp(min=1)
+            step.masks["cross"] = additive(visible, self._model.dtype)[:, None, None]
         return step.masks["cross"]
 
     def _own_mask(self, step: _Step, module: Any) -> torch.Tensor:
@@ -234,9 +236,5 @@ class TorchT5:
                 max_distance=owner.relative_attention_max_distance,
             )
             bias = owner.relative_attention_bias(bucket).permute(0, 2, 1)[:, :, None]
-            step.masks[id(owner)] = bias + self._additive(visible)[:, None, None]
+            step.masks[id(owner)] = bias + additive(visible, self._model.dtype)[:, None, None]
         return step.masks[id(owner)]
-
-    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
-        return mask.masked_fill_(~visible, float("-inf"))

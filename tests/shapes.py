@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,3 +56,13 @@ def random_model(shape: str, seed: int = 0) -> Any:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.15)
     return model
+
+
+def generated_alone(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """The yardstick: what transformers' own generate answers, greedily and without an end token."""
+    ids = torch.tensor([list(prompt)])
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=None
+    )
+    tokens: list[int] = output[0, -new_tokens:].tolist()
+    return tokens

@@ -16,7 +16,7 @@ from rag.engine import Engine, Ticket
 from rag.errors import GenerationFailed, InvalidRequest, ModelRefused, NotReady, Overloaded, PromptTooLong, RagError
 from rag.seams import Sampling
 from rag.torch_slots import TorchSlots
-from tests.shapes import CONFIGS, random_model
+from tests.shapes import CONFIGS, generated_alone, random_model
 
 SLOTS, CONTEXT, NEW = 3, 192, 12
 
@@ -28,17 +28,9 @@ def prompts() -> list[list[int]]:
 
 
 @cache
-def generated_alone(shape: str) -> list[list[int]]:
-    """What transformers' own generate answers, prompt by prompt."""
+def expected(shape: str) -> list[list[int]]:
     model = random_model(shape)
-    answers = []
-    for prompt in prompts():
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, eos_token_id=None
-        )
-        answers.append(output[0, len(prompt) :].tolist())
-    return answers
+    return [generated_alone(model, prompt, NEW) for prompt in prompts()]
 
 
 def engine_of(shape: str = "llama", **settings: Any) -> Engine:
@@ -75,7 +67,7 @@ def test_greedy_text_of_a_crowd_equals_generate_one_by_one(shape: str) -> None:
     engine = engine_of(shape)
     try:
         tickets = [engine.submit(prompt, Sampling(max_new_tokens=NEW)) for prompt in prompts()]
-        assert [finish(ticket) for ticket in tickets] == [(tokens, "length") for tokens in generated_alone(shape)]
+        assert [finish(ticket) for ticket in tickets] == [(tokens, "length") for tokens in expected(shape)]
         assert engine.free_blocks == SLOTS
     finally:
         engine.stop()
@@ -86,7 +78,7 @@ def test_the_size_of_a_prefill_chunk_does_not_change_the_text(chunk: int) -> Non
     engine = engine_of(max_batch_tokens=chunk)
     try:
         tickets = [engine.submit(prompt, Sampling(max_new_tokens=NEW)) for prompt in prompts()[:6]]
-        assert [finish(ticket)[0] for ticket in tickets] == generated_alone("llama")[:6]
+        assert [finish(ticket)[0] for ticket in tickets] == expected("llama")[:6]
     finally:
         engine.stop()
 
@@ -98,18 +90,18 @@ def test_a_request_that_joins_late_or_leaves_early_does_not_change_its_neighbour
     late = engine.submit(prompts()[4], Sampling(max_new_tokens=NEW))
     doomed.cancel()
     assert finish(doomed)[1] == "cancelled"
-    assert finish(late)[0] == generated_alone("llama")[4]
-    assert finish(first)[0] == generated_alone("llama")[3][1:]
+    assert finish(late)[0] == expected("llama")[4]
+    assert finish(first)[0] == expected("llama")[3][1:]
     assert engine.free_blocks == SLOTS
 
 
 def test_an_end_token_stops_the_text_and_is_not_part_of_it() -> None:
-    expected = generated_alone("llama")[3]
-    engine = engine_of(eos_ids=[expected[4]])
+    text = expected("llama")[3]
+    engine = engine_of(eos_ids=[text[4]])
     try:
         tokens, reason = finish(engine.submit(prompts()[3], Sampling(max_new_tokens=NEW)))
         assert reason == "stop"
-        assert tokens == expected[: expected.index(expected[4])]
+        assert tokens == text[: text.index(text[4])]
     finally:
         engine.stop()
 
@@ -130,7 +122,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_crowd(engine: Engine) -> None
 
 def test_top_k_one_is_greedy_at_any_temperature(engine: Engine) -> None:
     sampling = Sampling(max_new_tokens=NEW, temperature=5.0, top_k=1)
-    assert finish(engine.submit(prompts()[2], sampling))[0] == generated_alone("llama")[2]
+    assert finish(engine.submit(prompts()[2], sampling))[0] == expected("llama")[2]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +207,7 @@ def test_a_poisoned_request_fails_alone(kind: str) -> None:
         bad = engine.submit([Poisoned.POISON], Sampling(max_new_tokens=NEW))
         with pytest.raises(GenerationFailed):
             finish(bad)
-        assert [finish(ticket)[0] for ticket in good] == [generated_alone("llama")[3]] * 2
+        assert [finish(ticket)[0] for ticket in good] == [expected("llama")[3]] * 2
         assert engine.alive
     finally:
         engine.stop()

@@ -10,7 +10,6 @@ import random
 from functools import cache
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,7 @@ from rag.backend import Segment
 from rag.scheduler import Scheduler, SequenceState
 from rag.seams import Sampling
 from rag.torch_slots import TorchSlots
-from tests.shapes import CONFIGS, random_model
+from tests.shapes import CONFIGS, generated_alone, random_model
 
 NEW, CONTEXT = 4, 720
 
@@ -47,14 +46,7 @@ def prompts() -> list[tuple[int, ...]]:
 @cache
 def expected(shape: str) -> list[list[int]]:
     model = random_model(shape)
-    answers = []
-    for prompt in prompts():
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, eos_token_id=None
-        )
-        answers.append(output[0, len(prompt) :].tolist())
-    return answers
+    return [generated_alone(model, prompt, NEW) for prompt in prompts()]
 
 
 REQUESTS = st.lists(

@@ -13,21 +13,64 @@ RAG = {path.stem for path in (ROOT / "rag").glob("*.py")} - {"__init__"}
 
 # Upper rows may import lower rows and their own, never the other way round.
 STOREYS = [
-    {"load", "example", "boot", "planning"},
     {
-        "pipeline", "wire", "run", "sessions", "telemetry", "retrieval", "fusion", "prompt", "build_index", "grounding",
+        "boot",
+        "example",
+        "load",
+        "planning",
+    },
+    {
+        "build_index",
+        "fusion",
+        "grounding",
+        "pipeline",
+        "prompt",
         "remote",
+        "retrieval",
+        "run",
+        "sessions",
+        "telemetry",
+        "wire",
     },
     {
-        "generation", "engine", "torch_t5", "torch_slots", "index", "documents", "chunking", "embedding", "reranking",
-        "schema", "settings", "admission", "hangups",
+        "admission",
+        "chunking",
+        "documents",
+        "embedding",
+        "engine",
+        "generation",
+        "hangups",
+        "index",
+        "reranking",
+        "schema",
+        "settings",
+        "torch_slots",
+        "torch_t5",
     },
     {
-        "scheduler", "sampling", "backend", "text", "checkpoint", "microbatch", "blocks", "index_store", "lexical",
-        "passages", "vectors", "language", "ledger", "rates", "call",
+        "attention",
+        "backend",
+        "blocks",
+        "call",
+        "checkpoint",
+        "conformance",
+        "index_store",
+        "language",
+        "ledger",
+        "lexical",
+        "microbatch",
+        "passages",
+        "rates",
+        "sampling",
+        "scheduler",
+        "text",
+        "vectors",
     },
-    {"errors", "seams"},
-]  # fmt: skip
+    {
+        "errors",
+        "seams",
+    },
+]
 HEAVY = {"torch", "transformers", "sentence_transformers", "faiss", "bm25s"}
 
 

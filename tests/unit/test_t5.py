@@ -17,6 +17,7 @@ from rag.errors import ModelRefused
 from rag.generation import load_generator
 from rag.seams import Message, Sampling
 from rag.torch_t5 import TorchT5
+from tests.shapes import generated_alone
 from tests.unit.test_engine import finish
 from tests.unit.test_text import byte_tokenizer
 
@@ -46,15 +47,6 @@ def random_t5(shape: str) -> Any:
     return model
 
 
-def generated(model: Any, prompt: list[int]) -> list[int]:
-    ids = torch.tensor([prompt])
-    output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, eos_token_id=None
-    )
-    tokens: list[int] = output[0, 1:].tolist()
-    return tokens
-
-
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_a_crowd_s_text_equals_generate_one_by_one(shape: str) -> None:
     drawn = random.Random(2)
@@ -64,7 +56,7 @@ def test_a_crowd_s_text_equals_generate_one_by_one(shape: str) -> None:
     try:
         tickets = [engine.submit(prompt, Sampling(max_new_tokens=NEW)) for prompt in prompts]
         answers = [finish(ticket)[0] for ticket in tickets]
-        assert answers == [generated(reference, prompt) for prompt in prompts]
+        assert answers == [generated_alone(reference, prompt, NEW) for prompt in prompts]
         assert len({tuple(answer) for answer in answers}) > 3
         assert engine.free_blocks == 3
         assert engine.reused_tokens == 0
