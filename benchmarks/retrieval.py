@@ -99,7 +99,7 @@ class Bench:
         chunks = list(chunker(documents))
         with tqdm(total=len(chunks), desc="embedding", unit="passage") as bar:
             vectors = embedder.embed_passages([indexed_text(chunk) for chunk in chunks], progress=bar.update)
-        build_index(chunks, vectors, directory, embedder=embedder.name)
+        build_index(chunks, vectors, directory, embedder=embedder)
         self._index = Index.load(directory, embedder)
         weights = MULTILINGUAL_EMBEDDER if embedder.reads_portuguese() else ENGLISH_EMBEDDER
         self._fusion = Fusion(embedder, weights)

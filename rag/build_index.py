@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,8 +16,10 @@ from tqdm import tqdm
 from rag.chunking import Chunker
 from rag.documents import Folder, read_folder
 from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
+from rag.embedding_store import EmbeddingStore, StoredVectors, embed_texts
 from rag.errors import InvalidRequest, RagError
-from rag.index import DEFAULT_FACTORY, build_index, indexed_text
+from rag.index import DEFAULT_FACTORY, build_index
+from rag.passages import Chunk
 from rag.vectors import refuse_factory
 
 # Longer chunks blur what a vector says, and leave a prompt room for fewer of them; shorter ones lose what a question is
@@ -44,22 +46,44 @@ def build(
     factory: str = DEFAULT_FACTORY,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     overlap_tokens: int = DEFAULT_OVERLAP_TOKENS,
+    embeddings: Path | None = None,
 ) -> str:
-    """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built."""
+    """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built.
+
+    What has been embedded before, by a build that ended or by one that was killed, is taken from the store in
+    `embeddings`: beside `output` unless named.
+    """
     start_s = time.monotonic()
     refuse_factory(factory, embedder.dimension)
     chunker = Chunker(embedder.token_spans, min(chunk_tokens, embedder.max_tokens), overlap_tokens)
-    chunks = list(chunker(tqdm(folder.documents, desc="chunking", unit="document")))
+    reused = 0
 
-    with tqdm(total=len(chunks), desc="embedding", unit="passage") as bar:
-        vectors = embedder.embed_passages([indexed_text(chunk) for chunk in chunks], progress=bar.update)
-    manifest = build_index(chunks, vectors, output, embedder=embedder.name, factory=factory)
+    def chunks() -> Iterator[Chunk]:
+        yield from chunker(tqdm(folder.documents, desc="chunking", unit="document"))
+
+    def vectors(texts: Iterator[str]) -> StoredVectors:
+        nonlocal reused
+        with (
+            EmbeddingStore(embeddings or default_store(output), embedder) as store,
+            tqdm(desc="embedding", unit="passage") as bar,
+        ):
+            keys = embed_texts(texts, embedder.embed_passages, store, bar.update)
+            reused = int((store.rows(keys) >= 0).sum())
+            store.prune(keys)
+            return store.vectors(keys)
+
+    manifest = build_index(chunks(), vectors, output, embedder=embedder, factory=factory)
     size_mib = sum(path.stat().st_size for path in output.rglob("*")) / 2**20
     return (
         f"{output}: {manifest.passages} passages of {manifest.documents} documents ({chunker.duplicates} repeated ones "
         f"dropped{_left_out(folder)}), {manifest.factory} over {manifest.dimension} dimensions by {manifest.embedder}, "
-        f"{size_mib:.1f} MiB, {time.monotonic() - start_s:.1f} s"
+        f"{reused} vectors from before, {size_mib:.1f} MiB, {time.monotonic() - start_s:.1f} s"
     )
+
+
+def default_store(output: Path) -> Path:
+    """Where a build into `output` keeps what it has embedded: beside it, since the index may be shipped as it is."""
+    return output.with_name(output.name + ".embeddings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             factory=options.factory,
             chunk_tokens=options.chunk_tokens,
             overlap_tokens=options.overlap_tokens,
+            embeddings=options.embeddings,
         )
     except RagError as error:
         print(f"error: {error.message}" + (f" ({error.remedy})" if error.remedy else ""), file=sys.stderr)
@@ -104,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rag.build_index", description=__doc__.split("\n")[0])
     parser.add_argument("--documents", type=Path, required=True, help="folder of .txt, .md and .jsonl files")
     parser.add_argument("--output", type=Path, required=True, help="directory of the index; replaced if it exists")
+    parser.add_argument("--embeddings", type=Path, help="directory of vectors to reuse (default: OUTPUT.embeddings)")
     parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string (default: %(default)s)")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL, help="directory or hub id (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where the embedding model runs (default: %(default)s)")

@@ -6,7 +6,8 @@ searches are put together: that is retrieval's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 
 from rag import lexical
 from rag.errors import IndexRefused
+from rag.fingerprint import fingerprint, same_model
 from rag.index_store import REBUILD, Manifest, read_manifest, write_manifest, writing
 from rag.lexical import LexicalIndex
 from rag.passages import Chunk, Filters, PassageStore, Rows, write_passages
-from rag.seams import Embedder, Vectors
-from rag.vectors import VectorIndex
+from rag.seams import Embedder
+from rag.vectors import VectorIndex, VectorRows
 
 DEFAULT_FACTORY = "Flat"
 
 _PASSAGES, _VECTORS, _LEXICAL = "passages.jsonl", "vectors.faiss", "lexical"
+_log = logging.getLogger(__name__)
 _FILES = (_PASSAGES, _VECTORS, *(f"{_LEXICAL}/{name}" for name in lexical.FILES))
 
 
@@ -32,34 +35,41 @@ def indexed_text(chunk: Chunk) -> str:
 
 
 def build_index(
-    chunks: Sequence[Chunk],
-    vectors: Vectors,
+    chunks: Iterable[Chunk],
+    vectors: VectorRows | Callable[[Iterator[str]], VectorRows],
     directory: Path,
     *,
-    embedder: str,
+    embedder: Embedder,
     factory: str = DEFAULT_FACTORY,
 ) -> Manifest:
     """Write the index of `chunks` to `directory`, replacing the one that is there in one step.
 
-    `vectors` (chunks, dimension) are those of each chunk's indexed_text by the embedder named `embedder`, which a
-    loader will be held to. Raises IndexRefused for no chunks, and for a factory string that can't be built over them.
+    `vectors` (chunks, dimension) are those of each chunk's indexed_text by `embedder`, which a loader will be held to;
+    or a function that makes them from those texts. Chunks go to the disk as they come and are read back from there, so
+    neither they nor the vectors need be in memory at once. Raises IndexRefused for no chunks, and for a factory string
+    that can't be built over them.
     """
-    if not chunks:
-        raise IndexRefused("there is nothing to index: no document has any text", remedy="add documents")
-    manifest = Manifest(
-        embedder=embedder,
-        dimension=vectors.shape[1],
-        factory=factory,
-        passages=len(chunks),
-        documents=len({chunk.document for chunk in chunks}),
-    )
     with writing(directory) as draft:
-        write_passages(draft / _PASSAGES, chunks)
-        VectorIndex.build(vectors, factory).save(draft / _VECTORS)
-        texts = map(indexed_text, chunks)
-        LexicalIndex.build(texts, PassageStore(draft / _PASSAGES).languages).save(draft / _LEXICAL)
+        if not write_passages(draft / _PASSAGES, chunks):
+            raise IndexRefused("there is nothing to index: no document has any text", remedy="add documents")
+        passages = PassageStore(draft / _PASSAGES)
+        rows = vectors(_texts(passages)) if callable(vectors) else vectors
+        manifest = Manifest(
+            embedder=embedder.name,
+            dimension=rows.shape[1],
+            factory=factory,
+            passages=len(passages),
+            documents=passages.documents,
+            fingerprint=fingerprint(embedder),
+        )
+        VectorIndex.build(rows, factory).save(draft / _VECTORS)
+        LexicalIndex.build(_texts(passages), passages.languages).save(draft / _LEXICAL)
         write_manifest(draft, manifest, _FILES)
     return manifest
+
+
+def _texts(passages: PassageStore) -> Iterator[str]:
+    return (indexed_text(passages[row]) for row in range(len(passages)))
 
 
 class Index:
@@ -77,13 +87,15 @@ class Index:
         """Verify and map the index in `directory`, for queries that `embedder` will embed.
 
         Raises IndexRefused, naming the file or the two values and the remedy, when a file is missing, changed or
-        foreign, or when the index was made by another embedder or in another dimension.
+        foreign, or when the index was made by another embedder or in another dimension. The embedder is known by its
+        name and by its fingerprint; an index that is older than fingerprints is taken at its word, with a warning.
         """
         manifest = read_manifest(directory, _FILES)
         if manifest.embedder != embedder.name:
             raise _mismatch(directory, "embedder", manifest.embedder, embedder.name)
         if manifest.dimension != embedder.dimension:
             raise _mismatch(directory, "dimension", manifest.dimension, embedder.dimension)
+        _check_fingerprint(directory, manifest, embedder)
         passages = PassageStore(directory / _PASSAGES)
         vectors = VectorIndex.load(directory / _VECTORS)
         terms = LexicalIndex.load(directory / _LEXICAL, passages.languages)
@@ -124,6 +136,19 @@ class Index:
     def chunk(self, row: int) -> Chunk:
         """The chunk with the number `row`."""
         return self._passages[row]
+
+
+def _check_fingerprint(directory: Path, manifest: Manifest, embedder: Embedder) -> None:
+    if manifest.fingerprint is None:
+        _log.warning("the index in %s has no fingerprint of its embedding model: only its name was checked", directory)
+    elif not same_model(manifest.fingerprint, fingerprint(embedder)):
+        raise IndexRefused(
+            f"the index in {directory} was made by another model of the name {embedder.name!r}, or with another "
+            "passage prefix: this server's gives a fixed text another vector",
+            field="embedder",
+            value=embedder.name,
+            remedy=f"{REBUILD}, or set the embedding model and the passage prefix that made it",
+        )
 
 
 def _mismatch(directory: Path, name: str, indexed: object, loaded: object) -> IndexRefused:

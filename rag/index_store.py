@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import UnionType
+from typing import get_type_hints
 
 from rag.errors import IndexRefused
 
@@ -37,6 +39,11 @@ class Manifest:
     factory: str
     passages: int
     documents: int
+    fingerprint: str | None = None
+    """Of the embedder (see rag.fingerprint). None in indexes older than it."""
+
+
+_TYPES: dict[str, type | UnionType] = get_type_hints(Manifest)
 
 
 @contextmanager
@@ -63,7 +70,7 @@ def write_manifest(directory: Path, manifest: Manifest, files: Sequence[str]) ->
     content = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        **asdict(manifest),
+        **{name: value for name, value in asdict(manifest).items() if value is not None},
         "files": {
             name: {"bytes": (directory / name).stat().st_size, "sha256": _sha256(directory / name)} for name in files
         },
@@ -95,11 +102,10 @@ def read_manifest(directory: Path, files: Sequence[str]) -> Manifest:
 
 
 def _manifest(path: Path, content: Mapping[str, object]) -> Manifest:
-    types = {"embedder": str, "dimension": int, "factory": str, "passages": int, "documents": int}
-    for name, kind in types.items():
+    for name, kind in _TYPES.items():
         if not isinstance(content.get(name), kind):
             raise _refused(f"{path} has no proper {name!r}: {content.get(name)!r}", path)
-    return Manifest(**{name: content[name] for name in types})  # type: ignore[arg-type]
+    return Manifest(**{name: content.get(name) for name in _TYPES})  # type: ignore[arg-type]
 
 
 def _verify(path: Path, stated: object) -> None:

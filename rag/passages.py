@@ -34,11 +34,14 @@ class Chunk:
     metadata: dict[str, Scalar]
 
 
-def write_passages(path: Path, chunks: Iterable[Chunk]) -> None:
-    """One line of JSON a chunk."""
+def write_passages(path: Path, chunks: Iterable[Chunk]) -> int:
+    """One line of JSON a chunk, as they come; how many there were."""
+    count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for chunk in chunks:
             file.write(json.dumps(asdict(chunk), ensure_ascii=False) + "\n")
+            count += 1
+    return count
 
 
 class PassageStore:

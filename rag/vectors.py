@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,19 @@ _EXACT_ROWS = 50_000
 _BLOCK_ROWS = 10_000
 
 
+class VectorRows(Protocol):
+    """Vectors that need not be in memory: an array, or something that reads them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, dimension)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, wanted: slice | Rows, /) -> Vectors:
+        """(wanted, dimension)."""
+
+
 class VectorIndex:
     """A trained FAISS index with every vector in it. Safe to search from many threads."""
 
@@ -27,21 +40,22 @@ class VectorIndex:
         self._index = index
 
     @classmethod
-    def build(cls, vectors: Vectors, factory: str) -> VectorIndex:
-        """Train on `vectors` (vectors, dimension) where the factory asks for it, and add them.
+    def build(cls, vectors: VectorRows, factory: str) -> VectorIndex:
+        """Train on `vectors` (rows, dimension) where the factory asks for it, and add them block by block.
 
         Raises IndexRefused for a string that FAISS does not know, and for one that needs more vectors to train on.
         """
         index = _empty(factory, vectors.shape[1])
         try:
             if not index.is_trained:
-                index.train(vectors)
-            index.add(vectors)
+                index.train(vectors[:])
+            for start in range(0, len(vectors), _BLOCK_ROWS):
+                index.add(vectors[start : start + _BLOCK_ROWS])
             if (inverted := _inverted_lists(index)) is not None:
                 # An eighth of the lists finds nearly all neighbours; FAISS' own default of one list finds few.
                 inverted.nprobe = max(1, inverted.nlist // 8)
                 inverted.make_direct_map()  # for cosines(): from a row to its vector
-            cls(index).cosines(vectors[0], np.zeros(1, dtype=np.int64))
+            cls(index).cosines(vectors[:1][0], np.zeros(1, dtype=np.int64))
         except (RuntimeError, AssertionError) as error:
             raise IndexRefused(
                 f"FAISS can't build {factory!r} over {len(vectors)} vectors of {vectors.shape[1]}: {_reason(error)}",

@@ -46,6 +46,17 @@ def test_chunks_never_exceed_what_the_embedder_reads(folder: Path) -> None:
     assert max(len(index.chunk(row).text.split()) for row in range(len(index))) < WordsEmbedder.max_tokens
 
 
+def test_a_second_build_embeds_only_what_is_new(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--chunk-tokens", "32", "--overlap-tokens", "0") == 0
+    assert "0 vectors from before" in capsys.readouterr().out
+    (folder / "d.txt").write_text("Something else.")
+    assert run(folder, "--chunk-tokens", "32", "--overlap-tokens", "0") == 0
+    assert "10 passages" in (out := capsys.readouterr().out)
+    assert "9 vectors from before" in out
+    assert run(folder, "--embeddings", str(folder.parent / "elsewhere")) == 0
+    assert "0 vectors from before" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF2,Flat"])
 def test_the_factory_is_an_option(folder: Path, factory: str) -> None:
     assert run(folder, "--factory", factory, "--chunk-tokens", "32") == 0

@@ -54,6 +54,7 @@ STOREYS = [
         "call",
         "checkpoint",
         "conformance",
+        "embedding_store",
         "index_store",
         "language",
         "ledger",
@@ -65,6 +66,9 @@ STOREYS = [
         "scheduler",
         "text",
         "vectors",
+    },
+    {
+        "fingerprint",
     },
     {
         "errors",

@@ -31,7 +31,7 @@ def directory(tmp_path: Path) -> Path:
 
 def build(directory: Path, factory: str = "Flat") -> None:
     vectors = WordsEmbedder().embed_passages([indexed_text(chunk) for chunk in CHUNKS])
-    build_index(CHUNKS, vectors, directory, embedder="words", factory=factory)
+    build_index(CHUNKS, vectors, directory, embedder=WordsEmbedder(), factory=factory)
 
 
 def vouch(directory: Path, name: str) -> None:
@@ -100,7 +100,7 @@ def test_a_changed_file_is_refused_by_name(directory: Path) -> None:
 
 def test_files_of_different_indexes_do_not_pass_for_one(directory: Path, tmp_path: Path) -> None:
     vectors = WordsEmbedder().embed_passages(["one"])
-    build_index(CHUNKS[:1], vectors, tmp_path / "small", embedder="words")
+    build_index(CHUNKS[:1], vectors, tmp_path / "small", embedder=WordsEmbedder())
     (directory / "vectors.faiss").write_bytes((tmp_path / "small" / "vectors.faiss").read_bytes())
     vouch(directory, "vectors.faiss")
     with pytest.raises(IndexRefused, match="3 passages and 1 vectors of 256; its manifest says 3 of 256"):
@@ -132,7 +132,7 @@ def test_a_pickle_that_the_manifest_vouches_for_is_refused_unread(directory: Pat
 
 def test_nothing_to_index_and_a_bad_factory_leave_the_old_index_alone(directory: Path) -> None:
     with pytest.raises(IndexRefused, match="nothing to index"):
-        build_index([], np.empty((0, 256), dtype=np.float32), directory, embedder="words")
+        build_index([], np.empty((0, 256), dtype=np.float32), directory, embedder=WordsEmbedder())
     with pytest.raises(IndexRefused, match="IVF512"):
         build(directory, "IVF512,Flat")
     assert len(Index.load(directory, WordsEmbedder())) == 3

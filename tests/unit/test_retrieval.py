@@ -35,7 +35,7 @@ CHUNKS = [
 
 def index_of(chunks: Sequence[Chunk], directory: Path, factory: str = "Flat") -> Index:
     vectors = EMBEDDER.embed_passages([indexed_text(chunk) for chunk in chunks])
-    build_index(chunks, vectors, directory, embedder=EMBEDDER.name, factory=factory)
+    build_index(chunks, vectors, directory, embedder=EMBEDDER, factory=factory)
     return Index.load(directory, EMBEDDER)
 
 
