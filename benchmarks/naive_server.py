@@ -1,6 +1,6 @@
-"""What people write by hand: Flask, one model, `generate` under a lock. The alternative that throughput.py measures.
+"""What people write by hand: Flask, one model, `generate` under a lock. The yardstick of throughput.py.
 
-python -m benchmarks.naive_server MODEL_DIRECTORY PORT
+python -m benchmarks.naive_server MODEL_DIRECTORY PORT [auto | float32]
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from flask import Flask, jsonify, request
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def create_app(directory: str) -> Flask:
-    """POST /invocations {"query", "max_new_tokens"} → {"text", "usage"}; /ping."""
+def create_app(directory: str, dtype: str) -> Flask:
+    """POST /invocations {"query", "max_new_tokens"} → {"text", "usage"}; /ping. `dtype` auto: the checkpoint's own."""
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     lock = threading.Lock()
     app = Flask("naive")
 
@@ -28,15 +29,17 @@ def create_app(directory: str) -> Flask:
     @app.post("/invocations")
     def invocations() -> Any:
         body = request.get_json()
-        ids = tokenizer(body["query"], return_tensors="pt")
-        count = int(body["max_new_tokens"])
+        ids = tokenizer(body["query"], return_tensors="pt", return_token_type_ids=False).to(model.device)
         with lock, torch.inference_mode():
-            output = model.generate(**ids, max_new_tokens=count, min_new_tokens=count, do_sample=False)
-        new = output[0, ids["input_ids"].shape[1] :]
-        return jsonify(text=tokenizer.decode(new), usage={"completion_tokens": len(new)})
+            output = model.generate(**ids, max_new_tokens=int(body["max_new_tokens"]), do_sample=False)
+        prompt_tokens = ids["input_ids"].shape[1]
+        new = output[0, prompt_tokens:]
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(new)}
+        return jsonify(text=tokenizer.decode(new), usage=usage)
 
     return app
 
 
 if __name__ == "__main__":
-    create_app(sys.argv[1]).run("127.0.0.1", int(sys.argv[2]), threaded=True)
+    wanted = sys.argv[3] if len(sys.argv) > 3 else "auto"
+    create_app(sys.argv[1], wanted).run("127.0.0.1", int(sys.argv[2]), threaded=True)

@@ -1,190 +1,267 @@
-"""Tokens a second over HTTP: this server against Flask with `generate` under a lock, same model, prompts and machine.
+"""Tokens a second over HTTP: this server against what else one would run, same model, prompts and machine, in one run.
 
-    python -m benchmarks.throughput [--clients 1 8 16 32] [--workloads 562x32 119x48] [--repeats 3]
+    python -m benchmarks.throughput [--quick] [--backends torch] [--clients 1 8 16 32] [--workloads 562x32 119x48]
 
-The model has SmolLM2-135M's shape with random weights in float32; every request has its own random prompt, so nothing
-can be shared. Each client asks once per round, all at the same moment; both servers run the same rounds in turn and
-medians are compared within this one run. The last line of its output is JSON.
+The model has SmolLM2-135M's shape, random weights and a bfloat16 checkpoint. Every request has a random prompt of its
+own, so none begins like another one and the sharing of prefixes, which would flatter this server, never takes place.
+All clients of a cell ask at the same moment; the servers run the same cells in turn, repeat by repeat, so that a drift
+of the machine meets all of them; medians are compared, and the spread stands beside them.
+
+The yardstick is Flask with `generate` under a lock, twice: as people write it, in the checkpoint's bfloat16, and told
+float32. Where the processor multiplies bfloat16 more slowly than float32 (measured at the start) this server runs in
+float32, the second is the fair ratio, and the first is asked once a workload by one client: behind a lock, more
+clients bring it no more tokens a second. `transformers serve` with continuous batching and llama.cpp's server are
+measured where they are found (--peers-python, --llama-server) and named with their installation where not.
+
+Times are a client's: TTFT to the first text (a server that does not stream shows all at its end), then the gaps between
+pieces of text. The ceiling is what one sequence could reach if reading the weights once a token were all the work: the
+read bandwidth, measured at the start, over the weights' bytes; its share is told for one client, from the median gap.
+The last line of the output is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
-from benchmarks.process import ROOT, free_port, served
+from benchmarks import machine, peers, smol_checkpoint
+from benchmarks.load import percentile
+from benchmarks.process import ROOT, running
+from rag.settings import Settings
 
-_MODEL = ROOT / "build" / "benchmarks" / "smol135"
-_VOCABULARY = 49_152
-
-
-def make_model(directory: Path) -> None:
-    """SmolLM2-135M's shape, random weights, and a tokenizer of one token a word, so that prompts have exact lengths."""
-    import torch  # noqa: PLC0415 - the benchmark's own process needs it only here
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
-
-    if (directory / "config.json").exists():
-        return
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=_VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    untyped: Any = AutoModelForCausalLM
-    untyped.from_config(config).save_pretrained(directory)
-    tokenizer = Tokenizer(models.WordLevel({f"t{token}": token for token in range(_VOCABULARY)}, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast: Any = PreTrainedTokenizerFast
-    fast(tokenizer_object=tokenizer, eos_token="t0", pad_token="t0").save_pretrained(directory)
+_BUILD = ROOT / "build" / "benchmarks"
+_FAIR, _AS_WRITTEN = "Flask + lock, float32", "Flask + lock, as written"
 
 
-@contextmanager
-def naive(directory: Path) -> Iterator[str]:
-    """The hand-written server, for the length of a with block."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.naive_server", str(directory), str(port)],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/ping", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """So many clients asking this workload at the same moment."""
+
+    prompt_tokens: int
+    new_tokens: int
+    clients: int
+
+    def requests(self, drawn: random.Random) -> list[peers.Request]:
+        """One a client, each with a prompt of its own."""
+        return [
+            peers.Request(
+                tuple(drawn.randrange(1, smol_checkpoint.VOCABULARY) for _ in range(self.prompt_tokens)),
+                self.new_tokens,
+            )
+            for _ in range(self.clients)
+        ]
 
 
-class Peer(NamedTuple):
-    """A server under measurement, and what else it wants in a request for exactly so many tokens."""
+@dataclass(slots=True)
+class Samples:
+    """What one server did in one cell, over all repeats."""
 
-    name: str
-    url: str
-    asks_for_exactly: bool = False
+    tokens_per_s: list[float] = field(default_factory=list)
+    ttft_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
 
-    def body(self, prompt: str, new_tokens: int) -> dict[str, Any]:
-        """A request for `new_tokens`, whatever the model would like to end with."""
-        body = {"query": prompt, "max_new_tokens": new_tokens}
-        return body | {"mode": "generate", "min_new_tokens": new_tokens} if self.asks_for_exactly else body
+    def row(self) -> dict[str, Any]:
+        """Medians and tails; gaps only where the server streams."""
+        row: dict[str, Any] = {
+            "tokens_per_s": statistics.median(self.tokens_per_s),
+            "spread": [min(self.tokens_per_s), max(self.tokens_per_s)],
+            "ttft_p50_s": percentile(self.ttft_s, 0.5),
+            "ttft_p95_s": percentile(self.ttft_s, 0.95),
+        }
+        if self.gaps_s:
+            row |= {"gap_p50_s": percentile(self.gaps_s, 0.5), "gap_p95_s": percentile(self.gaps_s, 0.95)}
+        return row
 
 
-def tokens_per_s(peer: Peer, clients: int, prompt_tokens: int, new_tokens: int, drawn: random.Random) -> float:
-    """Of `clients` requests sent at the same moment, each with a random prompt of its own."""
-
-    def ask(prompt: str) -> int:
-        response = client.post(f"{peer.url}/invocations", json=peer.body(prompt, new_tokens))
-        response.raise_for_status()
-        return int(response.json()["usage"]["completion_tokens"])
-
-    prompts = [" ".join(f"t{drawn.randrange(1, _VOCABULARY)}" for _ in range(prompt_tokens)) for _ in range(clients)]
-    with httpx.Client(timeout=600) as client, ThreadPoolExecutor(clients) as threads:
+def run_cell(peer: peers.Peer, url: str, cell: Cell, drawn: random.Random, samples: Samples) -> None:
+    """Add one repeat to `samples`. Raises RuntimeError where a server computed other tokens than it was asked for."""
+    requests = cell.requests(drawn)
+    with httpx.Client(base_url=url, timeout=3600) as client, ThreadPoolExecutor(cell.clients) as threads:
         began = time.perf_counter()
-        tokens = sum(threads.map(ask, prompts))
+        replies = list(threads.map(lambda request: peer.ask(client, request), requests))
         seconds = time.perf_counter() - began
-    if tokens != clients * new_tokens:
-        raise RuntimeError(f"{peer.name} sent {tokens} tokens, not {clients * new_tokens}")
-    return tokens / seconds
+    for reply in replies:
+        if (reply.prompt_tokens, reply.new_tokens) != (cell.prompt_tokens, cell.new_tokens):
+            raise RuntimeError(f"{peer.name} computed {reply.prompt_tokens} + {reply.new_tokens} tokens in {cell}")
+        samples.ttft_s.append(reply.arrivals_s[0])
+        samples.gaps_s += [later - earlier for earlier, later in itertools.pairwise(reply.arrivals_s)]
+    samples.tokens_per_s.append(cell.clients * cell.new_tokens / seconds)
 
 
-def measure(clients: Sequence[int], workloads: Sequence[tuple[int, int]], repeats: int) -> list[dict[str, Any]]:
-    """One row a workload and number of clients, both servers in turn within each repeat."""
-    make_model(_MODEL)
-    settings = {
-        "LLM": str(_MODEL),
-        "CONTEXT": "640",
-        "CONCURRENCY": str(max(clients)),
-        "LOG_LEVEL": "WARNING",
-        "DEADLINE_S": "600",
-    }
-    rows = []
-    with served(settings) as ours, naive(_MODEL) as theirs:
-        peers = [Peer("this server", ours.url, asks_for_exactly=True), Peer("naive", theirs)]
-        drawn = random.Random(1)
-        for peer in peers:
-            tokens_per_s(peer, 1, 32, 4, drawn)  # both are warm before the clock runs
-        for prompt_tokens, new_tokens in workloads:
-            for count in clients:
-                rates: dict[str, list[float]] = {peer.name: [] for peer in peers}
-                for _ in range(repeats):
-                    for peer in peers:
-                        rates[peer.name].append(tokens_per_s(peer, count, prompt_tokens, new_tokens, drawn))
-                    print(".", end="", file=sys.stderr, flush=True)
-                here, there = (statistics.median(rates[name]) for name in ("this server", "naive"))
-                rows.append(
-                    {
-                        "prompt_tokens": prompt_tokens,
-                        "new_tokens": new_tokens,
-                        "clients": count,
-                        "tokens_per_s": here,
-                        "naive_tokens_per_s": there,
-                        "ratio": here / there,
-                        "spread": [min(rates["this server"]) / there, max(rates["this server"]) / there],
-                    }
-                )
-    print(file=sys.stderr)
-    return rows
+def measure(chosen: Sequence[peers.Peer], cells: Sequence[Cell], repeats: int, logs: Path) -> Iterator[dict[str, Any]]:
+    """A row a cell and server."""
+    samples = {(cell, peer.name): Samples() for cell in cells for peer in chosen}
+    drawn = random.Random(1)
+
+    def due(cell: Cell, peer: peers.Peer, repeat: int) -> bool:
+        return not peer.slow or (cell.clients == min(one.clients for one in cells) and repeat == 0)
+
+    plan = [
+        (cell, peer, repeat)
+        for repeat, cell, peer in itertools.product(range(repeats), cells, chosen)
+        if due(cell, peer, repeat)
+    ]
+    with ExitStack() as stack:
+        urls = {}
+        for peer in tqdm(chosen, desc="starting", unit="server"):
+            log = logs / f"{peer.name.replace(' ', '-')}.log"
+            urls[peer.name] = stack.enter_context(running(peer.start(log), limit_s=300)).url
+            run_cell(peer, urls[peer.name], Cell(16, 4, 1), drawn, Samples())  # warm before the clock runs
+        for cell, peer, _ in (progress := tqdm(plan, unit="cell")):
+            progress.set_description(
+                f"{peer.name}, {cell.clients} clients, {cell.prompt_tokens} + {cell.new_tokens} tokens"
+            )
+            run_cell(peer, urls[peer.name], cell, drawn, samples[cell, peer.name])
+    for cell, peer in itertools.product(cells, chosen):
+        taken = samples[cell, peer.name]
+        if taken.tokens_per_s:
+            yield {
+                "prompt_tokens": cell.prompt_tokens,
+                "new_tokens": cell.new_tokens,
+                "clients": cell.clients,
+                "server": peer.name,
+                "dtype": peer.dtype,
+                **taken.row(),
+            }
+
+
+def compare(rows: Sequence[dict[str, Any]], ceilings: dict[str, float]) -> None:
+    """Add to each row its ratio to the lock in both forms and, at one client, its share of its dtype's ceiling."""
+    for row in rows:
+        workload = (row["prompt_tokens"], row["new_tokens"])
+        for yardstick, name in ((_FAIR, "ratio_to_lock_float32"), (_AS_WRITTEN, "ratio_to_lock_as_written")):
+            theirs = [
+                other
+                for other in rows
+                if other["server"] == yardstick and (other["prompt_tokens"], other["new_tokens"]) == workload
+            ]
+            same = [other for other in theirs if other["clients"] == row["clients"]] or theirs
+            if same:
+                row[name] = row["tokens_per_s"] / same[0]["tokens_per_s"]
+        if row["clients"] == 1 and "gap_p50_s" in row:
+            row["share_of_ceiling"] = 1 / row["gap_p50_s"] / ceilings[row["dtype"]]
+
+
+def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Aligned, a section a cell."""
+    shown = Table(title=title)
+    for heading in ("in + out", "clients", "server", "dtype"):
+        shown.add_column(heading, justify="left" if heading in ("server", "dtype") else "right", no_wrap=True)
+    headings = ("tok/s", "spread", "TTFT s p50/p95", "gap ms p50/p95", "× lock f32", "× lock as written", "of ceiling")
+    for heading in headings:
+        shown.add_column(heading, justify="right", no_wrap=True)
+
+    def written(value: float | None, form: str, times: float = 1.0) -> str:
+        return "–" if value is None else format(value * times, form)
+
+    last = None
+    for row in rows:
+        cell = (row["prompt_tokens"], row["new_tokens"], row["clients"])
+        if last not in (None, cell):
+            shown.add_section()
+        low, high = row["spread"]
+        gaps = (row.get("gap_p50_s"), row.get("gap_p95_s"))
+        shown.add_row(
+            "" if last == cell else f"{cell[0]} + {cell[1]}",
+            "" if last == cell else str(cell[2]),
+            row["server"],
+            row["dtype"],
+            f"{row['tokens_per_s']:.1f}",
+            f"{low:.1f}–{high:.1f}",
+            f"{row['ttft_p50_s']:.2f}/{row['ttft_p95_s']:.2f}",
+            "/".join(written(gap, ".0f", 1e3) for gap in gaps) if gaps[0] is not None else "–",
+            written(row.get("ratio_to_lock_float32"), ".2f"),
+            written(row.get("ratio_to_lock_as_written"), ".2f"),
+            written(row.get("share_of_ceiling"), ".0%"),
+        )
+        last = cell
+    return shown
+
+
+def choose(arguments: argparse.Namespace, model: Path, dtype: str, context_tokens: int) -> list[peers.Peer]:
+    """The servers to measure; what is missing is said on stderr."""
+    clients = max(arguments.clients)
+    unknown = [backend for backend in arguments.backends if backend != "torch"]
+    if unknown and "backend" not in Settings.model_fields:
+        raise SystemExit(f"this server has no backend {', '.join(unknown)}")
+    found: list[peers.Peer | str] = [
+        *(peers.ours(model, backend, dtype, clients, context_tokens) for backend in arguments.backends),
+        peers.locked(model, "float32", slow=False),
+        peers.locked(model, "auto", slow=dtype == "float32"),
+        peers.transformers_serve(model, dtype, arguments.peers_python),
+        peers.llama_server(model, arguments.peers_python, arguments.llama_server, clients, context_tokens),
+    ]
+    chosen = []
+    for peer in found:
+        if isinstance(peer, str):
+            print(f"not measured: {peer}", file=sys.stderr)
+        elif not any(word in peer.name for word in arguments.skip):
+            chosen.append(peer)
+    return chosen
 
 
 def main() -> int:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backends", type=lambda text: text.split(","), default=["torch"], help="torch,openvino")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 32])
     parser.add_argument("--workloads", nargs="+", default=["562x32", "119x48"], help="prompt tokens x new tokens")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="1 and 8 clients, 119x48, once, without as written")
+    parser.add_argument("--skip", nargs="+", default=[], help="servers whose name holds one of these words")
+    parser.add_argument("--layers", type=int, default=smol_checkpoint.LAYERS, help="fewer, to try the script itself")
+    parser.add_argument(
+        "--peers-python", type=Path, default=Path(sys.executable), help="has transformers[serving], gguf"
+    )
+    parser.add_argument("--llama-server", default="llama-server", help="llama.cpp's program")
     arguments = parser.parse_args()
-    workloads = []
-    for workload in arguments.workloads:
-        prompt_tokens, _, new_tokens = workload.partition("x")
-        workloads.append((int(prompt_tokens), int(new_tokens)))
-    rows = measure(arguments.clients, workloads, arguments.repeats)
-    table = Table(title="Tokens a second, median; SmolLM2-135M's shape, float32")
-    for heading in ("prompt + new", "clients", "this server", "Flask + lock", "ratio", "spread"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        low, high = row["spread"]
-        table.add_row(
-            f"{row['prompt_tokens']} + {row['new_tokens']}",
-            str(row["clients"]),
-            f"{row['tokens_per_s']:.1f}",
-            f"{row['naive_tokens_per_s']:.1f}",
-            f"{row['ratio']:.2f}×",
-            f"{low:.2f}–{high:.2f}",
-        )
-    Console(stderr=True).print(table)
-    print(json.dumps(rows))
+    if arguments.quick:
+        arguments.clients, arguments.workloads, arguments.repeats = [1, 8], ["119x48"], 1
+        arguments.skip = [*arguments.skip, "as written"]
+    workloads = [tuple(map(int, workload.split("x"))) for workload in arguments.workloads]
+    cells = [Cell(prompt, new, clients) for prompt, new in workloads for clients in arguments.clients]
+
+    model = _BUILD / f"smol135-{arguments.layers}"
+    smol_checkpoint.make(model, arguments.layers)
+    dtype, bfloat16_ratio = machine.fastest_dtype()
+    bandwidth = machine.read_bytes_per_s()
+    ceilings = {name: bandwidth / smol_checkpoint.weights_bytes(model, name) for name in ("float32", "bfloat16")}
+    ceilings["float16"] = ceilings["bfloat16"]
+    hardware = machine.describe()
+    print(
+        f"{machine.in_words(hardware)}: bfloat16 multiplies at {bfloat16_ratio:.2f}x float32's speed, "
+        f"so {dtype} is served; memory reads {bandwidth / 1e9:.1f} GB/s, "
+        f"at most {ceilings[dtype]:.1f} tokens/s for one sequence in {dtype}",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as logs:
+        context_tokens = max(prompt + new for prompt, new in workloads) + 16
+        chosen = choose(arguments, model, dtype, context_tokens)
+        rows = list(measure(chosen, cells, arguments.repeats, Path(logs)))
+    compare(rows, ceilings)
+    title = (
+        f"SmolLM2-135M's shape ({arguments.layers} layers), {machine.in_words(hardware)}, {arguments.repeats} repeats"
+    )
+    Console(stderr=True, width=170).print(table(rows, title))
+    result = {"hardware": hardware, "read_bytes_per_s": bandwidth, "bfloat16_ratio": bfloat16_ratio}
+    print(json.dumps(result | {"ceilings_tokens_per_s": ceilings, "rows": rows}))
     return 0
 
 
