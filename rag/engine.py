@@ -51,7 +51,10 @@ class Ticket:
 
 
 class Engine:
-    """Owns the backend and the thread that calls it."""
+    """Owns the backend and the thread that calls it.
+
+    The backend allocates `num_blocks`, unless it holds them already and says so by `allocated_bytes`.
+    """
 
     def __init__(
         self,
@@ -62,11 +65,12 @@ class Engine:
         max_batch_tokens: int = 512,
         max_waiting: int = 64,
         eos_ids: Sequence[int] = (),
+        allocated_bytes: int | None = None,
     ) -> None:
         self.backend = backend
         self.max_model_len = max_model_len
         self.num_blocks = num_blocks
-        self.kv_bytes = backend.allocate(num_blocks)
+        self.kv_bytes = backend.allocate(num_blocks) if allocated_bytes is None else allocated_bytes
         self.rates = Rates()
         self.on_out_of_memory: Callable[[], None] = lambda: None
         self._eos_ids = frozenset(eos_ids)
@@ -155,6 +159,7 @@ class Engine:
             max_batch_tokens=self._scheduler.max_batch_tokens,
             max_waiting=self._scheduler.max_waiting,
             eos_ids=tuple(self._eos_ids),
+            allocated_bytes=self.kv_bytes,
         )
         engine.rates, engine.on_out_of_memory = self.rates, self.on_out_of_memory
         return engine

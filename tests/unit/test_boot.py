@@ -1,0 +1,67 @@
+"""The watch over a running container: a dead engine is started over once, draining is said on /ping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from rag.boot import Boot
+from rag.errors import Draining, Failed, NotReady
+from rag.pipeline import Pipeline
+from tests.fakes import FakeGenerator, fake_pipeline
+
+
+def until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def generator() -> FakeGenerator:
+    return FakeGenerator()
+
+
+@pytest.fixture
+def pipeline(generator: FakeGenerator) -> Pipeline:
+    return fake_pipeline(generator)
+
+
+@pytest.fixture
+def boot(pipeline: Pipeline) -> Boot:
+    boot = Boot(lambda _: pipeline)
+    boot.start()
+    boot.join()
+    return boot
+
+
+def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot, generator: FakeGenerator) -> None:
+    assert boot.unready() is None
+    generator.alive = False
+    assert isinstance(boot.unready(), NotReady)
+    until(lambda: boot.unready() is None)
+    assert generator.revivals == 1
+    assert [message.content for message in generator.asked[-1][0]][-1].endswith("Qual a capital do Brasil?")
+    generator.alive = False
+    until(lambda: isinstance(boot.unready(), Failed))
+    assert generator.revivals == 1
+
+
+def test_sessions_are_lost_with_the_engine_and_their_memory_is_free(
+    boot: Boot, pipeline: Pipeline, generator: FakeGenerator
+) -> None:
+    pipeline.sessions.open()
+    generator.alive = False
+    until(lambda: generator.revivals == 1 and boot.unready() is None)
+    assert pipeline.admission.usage().reserved_blocks == 0
+
+
+def test_ping_says_that_the_container_is_stopping(boot: Boot) -> None:
+    boot.drain(0.01)
+    assert isinstance(boot.unready(), Draining)
+    with pytest.raises(Draining):
+        boot.pipeline()
+    boot.close()
