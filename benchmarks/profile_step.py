@@ -9,29 +9,15 @@ of an unprofiled step: Python, the dispatch of operators, scheduling, handing to
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
-import statistics
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import machine, smol_checkpoint
-from benchmarks.process import ROOT
 from rag.backend import Backend, Segment
-from rag.engine import Engine
-from rag.errors import RagError
-from rag.generation import load_generator
-from rag.seams import Sampling
 
 _REST = "Python, dispatch, scheduling"
 _PARTS = {

@@ -81,6 +81,9 @@ _KV_FORMATS: dict[str, KvFormat] = {
     "fp8_ds_mla": KvFormat("fp8_ds_mla", Fraction(1), latent_bytes_per_token=656),
     "int8": KvFormat("int8", Fraction(1), scale_bytes=4),
     "int4": KvFormat("int4", Fraction(1, 2), scale_bytes=4),
+    # OpenVINO's CPU cache, where K and V are equally wide: a scale and a zero point (fp32) for every channel of a block
+    # of 32 keys and for every value, 8/32 a key's element and 8 a value, here half of each on either.
+    "u8": KvFormat("u8", 1 + Fraction(1, 8), scale_bytes=4),
 }
 _KV_SPELLINGS = {
     "float32": "fp32",

@@ -21,20 +21,25 @@ def held_bytes(model: Any) -> int:
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}.values())
 
 
-def probe_ids(vocab_size: int, most: int) -> list[int]:
-    """A fixed prompt for self-tests, spread over the vocabulary."""
-    return [(7919 * place + 11) % vocab_size for place in range(min(24, most))]
+def probe_ids(vocab_size: int, most: int, wanted: int = 24) -> list[int]:
+    """A fixed prompt for self-tests, spread over the vocabulary: `wanted` tokens, but no more than `most`."""
+    return [(7919 * place + 11) % vocab_size for place in range(min(wanted, most))]
+
+
+def difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of two rows of logits, as a share of their spread."""
+    return float((logits - expected).abs().max() / expected.std())
 
 
 def refuse_unlike(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> None:
     """Raise ModelRefused where a backend's logits differ from the model's own by more than rounding."""
-    difference = float((logits - expected).abs().max() / expected.std())
+    found = difference(logits, expected)
     limit = _SELF_TEST_TOLERANCE.get(model.dtype, 1e-1)
-    if not difference <= limit:  # a NaN must fail too
+    if not found <= limit:  # a NaN must fail too
         raise ModelRefused(
             f"{type(model).__name__} gives other logits over KV slots than on its own",
             field="LLM",
-            value=f"difference {difference:.2g} of the logits' spread",
+            value=f"difference {found:.2g} of the logits' spread",
             limit=limit,
             remedy="choose another model; this one's attention needs more than keys, values, window, cap and sinks",
         )

@@ -16,6 +16,7 @@
     ├── GenerationFailed        the engine broke on this request
     │   └── OutOfMemory         the accelerator's memory ran out on it
     ├── ModelRefused            a model that can't run here, refused by name at load
+    │   └── BackendRefused      one that this backend can't run; another may
     └── IndexRefused            an index that is corrupt, foreign or made by another embedder
 
 Every error names the field, the value, the limit and the remedy where it has them; a refusal by the plan also carries
@@ -189,6 +190,10 @@ class ModelRefused(RagError):  # noqa: N818
     """A model that can't run here, by name and with the reason."""
 
     code = "model_refused"
+
+
+class BackendRefused(ModelRefused):
+    """A model that the chosen backend can't run, though another one may."""
 
 
 class IndexRefused(RagError):  # noqa: N818

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from rag.backend import Backend
+from rag.backend_choice import BackendName
 from rag.blocks import Lease
 from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
@@ -157,11 +158,17 @@ def load_generator(
     max_waiting: int,
     max_batch_tokens: int = 512,
     trust_remote_code: bool = False,
+    backend_name: BackendName = "torch",
+    weights: str | None = None,
+    kv_dtype: str | None = None,
+    threads: int = 1,
+    on_phase: Callable[[str], None] = lambda _phase: None,
 ) -> TextGenerator:
     """Load a model directory, or a hub id from the local cache, and allocate its KV memory.
 
-    `context_tokens` None takes the model's own maximum. Weights come from safetensors only. Raises ModelRefused, by
-    name, for a source that is not there, has no safetensors or no fast tokenizer, or can't run here.
+    `context_tokens` None takes the model's own maximum. Weights come from safetensors only. `weights` and `kv_dtype`
+    (None: `dtype`) and `threads` are for the OpenVINO backend. Raises ModelRefused, by name, for a source that is not
+    there, has no safetensors or no fast tokenizer, or can't run here, and BackendRefused where torch may run it still.
     """
     directory = resolve_model(source)
     refuse_pickle(directory)
@@ -173,7 +180,11 @@ def load_generator(
         tokenizer = AutoTokenizer.from_pretrained(directory, **trusted)
         model_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = model_class.from_pretrained(
-            directory, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
+            directory,
+            config=config,
+            dtype=torch.float32 if backend_name == "openvino" else DTYPES[dtype],  # the graph rounds, not the file
+            use_safetensors=True,
+            **trusted,
         )
         model.to(device)
     except Exception as error:  # whatever the library chokes on, the model is what can't be served
@@ -197,8 +208,24 @@ def load_generator(
             limit=longest,
             remedy=f"set CONTEXT to {longest} or less",
         )
+    eos_ids = _eos_ids(model, tokenizer)
     backend: Backend
-    if config.is_encoder_decoder:
+    if backend_name == "openvino":
+        from rag.int8_linear import quantize  # noqa: PLC0415 - only where it is chosen: OpenVINO takes its share of memory
+        from rag.openvino_paged import KV_TYPES, OpenVinoPaged  # noqa: PLC0415
+
+        if weights == "int8":
+            quantize(model)
+        backend = OpenVinoPaged(
+            model,
+            max_model_len=max_model_len,
+            threads=threads,
+            precision="bf16" if dtype == "bfloat16" else "f32",
+            kv_type=KV_TYPES[kv_dtype or dtype],
+            on_phase=on_phase,
+        )
+        del model  # its weights are the graph's now
+    elif config.is_encoder_decoder:
         backend = TorchT5(model, max_model_len=max_model_len)
     else:
         backend = TorchSlots(model, max_model_len=max_model_len, max_chunk_tokens=max_batch_tokens)
@@ -208,7 +235,7 @@ def load_generator(
         max_model_len=max_model_len,
         max_batch_tokens=max_batch_tokens,
         max_waiting=max_waiting,
-        eos_ids=_eos_ids(model, tokenizer),
+        eos_ids=eos_ids,
     )
     return TextGenerator(Path(source).name, tokenizer, engine)
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from capacity import Measured, Plan
 from rag.admission import Admission, Budget
-from rag.errors import Failed
+from rag.errors import BackendRefused, Failed
 from rag.pipeline import Pipeline
-from rag.planning import make_plan, recheck
+from rag.planning import make_plan, planned_backend, recheck
 from rag.sessions import Sessions
 from rag.settings import Settings
 
 if TYPE_CHECKING:
     from rag.engine import Engine
+    from rag.generation import TextGenerator
 
 _log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     import sentence_transformers  # noqa: F401 - imported here so that what it takes counts as the process's own
     import torch
 
-    torch.set_num_threads(settings.threads or _cores())
+    threads = settings.threads or _cores()
+    torch.set_num_threads(threads)
     from rag.embedding import SentenceTransformerEmbedder
     from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
-    from rag.generation import TextGenerator, load_generator
     from rag.index import Index
     from rag.reranking import CrossEncoderReranker
     from rag.retrieval import HybridRetriever
@@ -66,17 +67,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         )
     weights = MULTILINGUAL_EMBEDDER if embedder.reads_portuguese() else ENGLISH_EMBEDDER
     retriever = HybridRetriever(index, embedder, fusion=Fusion(embedder, weights), reranker=reranker)
-    on_phase("loading the LLM")
-    generator: TextGenerator = load_generator(
-        settings.llm,
-        dtype=settings.dtype,
-        device=device,
-        context_tokens=plan.max_model_len,
-        num_blocks=plan.num_blocks,
-        max_waiting=settings.places,  # the line is the ledger's; here only a step's worth may stand
-        max_batch_tokens=settings.max_batch_tokens,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase)
     compare_with_plan(settings, plan, generator.engine, runtime_bytes)
     admission = admission_of(settings, plan, generator.engine)
     sessions = Sessions(admission, generator, lifetime_s=settings.session_s, idle_s=settings.session_idle_s)
@@ -119,6 +110,44 @@ def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
 
     engine.on_out_of_memory = take_on_less
     return admission
+
+
+def _load_llm(
+    settings: Settings, plan: Plan, device: str, threads: int, on_phase: Callable[[str], None]
+) -> tuple[Settings, Plan, TextGenerator]:
+    """The LLM on the planned backend. Where BACKEND=auto fails its self-test, on torch, by a plan made for that."""
+    from rag.generation import load_generator
+
+    def load() -> TextGenerator:
+        on_phase("loading the LLM")
+        return load_generator(
+            settings.llm,
+            dtype=settings.dtype,
+            device=device,
+            context_tokens=plan.max_model_len,
+            num_blocks=plan.num_blocks,
+            max_waiting=settings.places,  # the line is the ledger's; here only a step's worth may stand
+            max_batch_tokens=settings.max_batch_tokens,
+            trust_remote_code=settings.trust_remote_code,
+            backend_name=chosen.name,
+            weights=settings.weights,
+            kv_dtype=settings.kv_dtype,
+            threads=threads,
+            on_phase=on_phase,
+        )
+
+    chosen = planned_backend(settings)
+    if chosen.reason is not None:
+        _log.info("BACKEND=auto: torch runs the LLM, since %s", chosen.reason)
+    try:
+        return settings, plan, load()
+    except BackendRefused as error:
+        if settings.backend != "auto":
+            raise
+        _log.warning("BACKEND=auto: %s (%s). The plan is made again for torch", error.message, error.value)
+    settings = settings.model_copy(update={"backend": "torch"})
+    plan, chosen = make_plan(settings), planned_backend(settings)
+    return settings, plan, load()
 
 
 def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int) -> None:

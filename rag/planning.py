@@ -10,10 +10,23 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from capacity import Engine, Hardware, Measured, Plan, Request, Workload, check, load_hardware, load_model, refuse
+from capacity import (
+    Engine,
+    Hardware,
+    Measured,
+    Model,
+    Plan,
+    Request,
+    Workload,
+    check,
+    load_hardware,
+    load_model,
+    refuse,
+)
 from capacity.errors import CapacityError
 from capacity.fixes import largest_concurrency
 from capacity.hardware import Device
+from rag.backend_choice import BackendChoice, choose_backend
 from rag.checkpoint import resolve_model
 from rag.embedding import embedder_directory
 from rag.errors import DoesNotFit, InvalidRequest
@@ -22,7 +35,9 @@ from rag.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "u8": "u8"}
+# OpenVINO's blocks, which hold as many tokens in windowed layers as in the others (rag/openvino_paged.py).
+_BLOCK_TOKENS = 32
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -56,8 +71,20 @@ def recheck(settings: Settings, plan: Plan, measured: Measured) -> Plan:
     return verdict.plan
 
 
-def _request(settings: Settings) -> Request:
+def planned_backend(settings: Settings) -> BackendChoice:
+    """The backend that the plan for these settings counts on."""
+    return choose_backend(settings, _model(settings), on_cpu=_hardware(settings).is_cpu)
+
+
+def _model(settings: Settings) -> Model:
     model = load_model(str(resolve_model(settings.llm)))
+    # What int8 weights spare is held in DTYPE, whatever the file has.
+    return replace(model, dtype=settings.dtype) if settings.weights else model
+
+
+def _request(settings: Settings) -> Request:
+    model, hardware = _model(settings), _hardware(settings)
+    paged = choose_backend(settings, model, on_cpu=hardware.is_cpu).name == "openvino"
     context = settings.context or model.max_context_tokens or 2048
     dtype = _DTYPES[settings.dtype]
     index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
@@ -72,15 +99,17 @@ def _request(settings: Settings) -> Request:
         index_factory=index.factory,
     )
     engine = Engine(
-        kv_slots=True,
-        kv_dtype=dtype,
-        weights_dtype=None if model.quantization or model.dtype == settings.dtype else dtype,
+        kv_slots=not paged,
+        block_size_tokens=_BLOCK_TOKENS,
+        hybrid_allocator=False,
+        kv_dtype=_DTYPES[settings.kv_dtype or settings.dtype],
+        weights_dtype=settings.weights or (None if model.quantization or model.dtype == settings.dtype else dtype),
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.sessions,
         instances=1,
         tensor_parallel=1,
     )
-    return Request(model, _hardware(settings), workload, engine)
+    return Request(model, hardware, workload, engine)
 
 
 def _hardware(settings: Settings) -> Hardware:

@@ -67,6 +67,15 @@ class Settings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="Number format of the LLM's weights and KV cache"
     )
+    backend: Literal["auto", "openvino", "torch"] = Field(
+        default="auto", description="What runs the LLM; `auto`: OpenVINO on a CPU where it can, else torch"
+    )
+    weights: Literal["int8"] | None = Field(
+        default=None, description="`int8`: linear layers in int8, a scale a channel (OpenVINO); unset: DTYPE"
+    )
+    kv_dtype: Literal["float32", "bfloat16", "u8"] | None = Field(
+        default=None, description="Number format of the KV cache (OpenVINO), `u8` costs exactness; unset: DTYPE"
+    )
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, `cuda:1`, or `auto`"
     )
@@ -74,7 +83,7 @@ class Settings(BaseModel):
         default=None,
         description="Plan for this machine of the catalogue; unset: the present one",
     )
-    threads: int = Field(default=0, ge=0, description="Threads that torch computes with; `0`: one a core")
+    threads: int = Field(default=0, ge=0, description="Threads that the models compute with; `0`: one a core")
     top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
     min_score: float = Field(
         default=0.15, ge=0, le=1, description="Passages scored below this are left out of an answer's prompt"

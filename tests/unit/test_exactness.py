@@ -1,7 +1,8 @@
 """Greedy text equals transformers' generate, token by token in float32, however requests come, share, leave and queue.
 
-The schedule is drawn: when each request joins, which are cancelled and when, the chunk size, the number of slots. Every
-model shape takes part; prompts have 1 to 700 tokens and many begin alike, so KV is copied and taken over all the time.
+The schedule is drawn: when each request joins, which are cancelled and when, the chunk size, the memory. Every model
+shape takes part, on both backends for decoders; prompts have 1 to 700 tokens and many begin alike, so KV is copied and
+taken over all the time.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.backend import Segment
+from rag.backend import Backend, Segment
+from rag.openvino_paged import BLOCK_TOKENS, OpenVinoPaged
 from rag.scheduler import Scheduler, SequenceState
 from rag.seams import Sampling
 from rag.torch_slots import TorchSlots
 from tests.shapes import CONFIGS, generated_alone, random_model
 
-NEW, CONTEXT = 4, 720
+NEW, CONTEXT, MOST_SESSIONS = 4, 720, 4
 
 
 @cache
@@ -49,23 +51,38 @@ def expected(shape: str) -> list[list[int]]:
     return [generated_alone(model, prompt, NEW) for prompt in prompts()]
 
 
+@cache
+def paged(shape: str) -> OpenVinoPaged:
+    """Compiled once: what one schedule leaves in the blocks must not matter to the next."""
+    backend = OpenVinoPaged(random_model(shape), max_model_len=CONTEXT, threads=2)
+    backend.allocate(MOST_SESSIONS * -(-CONTEXT // BLOCK_TOKENS))
+    return backend
+
+
+def slots(shape: str, chunk: int, sessions: int) -> TorchSlots:
+    backend = TorchSlots(random_model(shape), max_model_len=CONTEXT, max_chunk_tokens=chunk)
+    backend.allocate(sessions)
+    return backend
+
+
 REQUESTS = st.lists(
     st.tuples(st.integers(0, 8), st.integers(0, 12), st.none() | st.integers(0, 10)), min_size=2, max_size=6
 )
 
 
+@pytest.mark.parametrize("kind", ["slots", "paged"])
 @pytest.mark.parametrize("shape", sorted(CONFIGS))
 @settings(max_examples=4, deadline=None)
-@given(requests=REQUESTS, chunk=st.sampled_from([32, 256]), slots=st.integers(1, 4))
+@given(requests=REQUESTS, chunk=st.sampled_from([32, 256]), sessions=st.integers(1, MOST_SESSIONS))
 def test_any_schedule_gives_the_text_of_each_request_alone(
-    shape: str, requests: list[tuple[int, int, int | None]], chunk: int, slots: int
+    shape: str, kind: str, requests: list[tuple[int, int, int | None]], chunk: int, sessions: int
 ) -> None:
     """`requests`: which prompt, the step it joins at, and how many steps later it is cancelled, if at all."""
-    backend = TorchSlots(random_model(shape), max_model_len=CONTEXT, max_chunk_tokens=chunk)
-    backend.allocate(slots)
+    backend: Backend = paged(shape) if kind == "paged" else slots(shape, chunk, sessions)
+    num_blocks = sessions * -(-CONTEXT // backend.block_size)
     scheduler = Scheduler(
-        num_blocks=slots,
-        block_size=CONTEXT,
+        num_blocks=num_blocks,
+        block_size=backend.block_size,
         max_batch_tokens=chunk,
         max_waiting=len(requests),
         reusable=backend.reusable,
@@ -100,7 +117,7 @@ def test_any_schedule_gives_the_text_of_each_request_alone(
                         leaving.pop(work.sequence, None)
                         finished.append(work.sequence)
         step += 1
-    assert scheduler.free_blocks == slots
+    assert scheduler.free_blocks == num_blocks
     for sequence, which in known.items():
         assert sequence.output_ids == expected(shape)[which][: len(sequence.output_ids)]
     assert all(len(sequence.output_ids) == NEW for sequence in finished)

@@ -10,8 +10,11 @@ import pytest
 
 from capacity import Measured, this_machine
 from rag.boot import Boot
+from rag.conformance import held_bytes
 from rag.errors import DoesNotFit, IndexRefused, InvalidRequest
 from rag.index_store import Manifest, write_manifest
+from rag.int8_linear import quantize
+from rag.openvino_paged import BLOCK_TOKENS, KV_TYPES, OpenVinoPaged
 from rag.planning import make_plan, recheck
 from rag.settings import Settings
 from rag.torch_slots import TorchSlots
@@ -34,7 +37,7 @@ def settings(index: Path, llm: Path, **changed: Any) -> Settings:
 def test_the_engine_allocates_exactly_the_plan_s_bytes(shape: str, index: Path, tmp_path: Path) -> None:
     model = random_model(shape)
     model.save_pretrained(tmp_path)
-    plan = make_plan(settings(index, tmp_path))
+    plan = make_plan(settings(index, tmp_path, backend="torch"))
     backend = TorchSlots(model, max_model_len=plan.max_model_len, max_chunk_tokens=plan.max_batch_tokens)
     assert backend.allocate(plan.num_blocks) == plan.kv_bytes
     assert plan.num_blocks == plan.concurrency == 3
@@ -43,10 +46,33 @@ def test_the_engine_allocates_exactly_the_plan_s_bytes(shape: str, index: Path, 
     assert backend.weights_bytes == pytest.approx(plan.need_bytes["weights"], rel=0.001, abs=4096)
 
 
+@pytest.mark.parametrize("shape", ["gemma3", "gpt-oss"])
+@pytest.mark.parametrize("kv_dtype", [None, "u8"])
+def test_the_paged_engine_allocates_exactly_the_plan_s_blocks(
+    shape: str, kv_dtype: str | None, index: Path, tmp_path: Path
+) -> None:
+    """Windowed layers too keep the whole context; u8 has its scales counted."""
+    model = random_model(shape)
+    model.save_pretrained(tmp_path)
+    plan = make_plan(settings(index, tmp_path, backend="openvino", kv_dtype=kv_dtype))
+    backend = OpenVinoPaged(model, max_model_len=plan.max_model_len, threads=2, kv_type=KV_TYPES[kv_dtype or "float32"])
+    assert backend.allocate(plan.num_blocks) == plan.kv_bytes
+    assert (plan.block_size_tokens, plan.num_blocks) == (BLOCK_TOKENS, 3 * 7)
+    assert backend.weights_bytes == pytest.approx(plan.need_bytes["weights"], rel=0.001, abs=4096)
+
+
+def test_int8_weights_are_planned_for(index: Path, tmp_path: Path) -> None:
+    model = random_model("llama")
+    model.save_pretrained(tmp_path)
+    plan = make_plan(settings(index, tmp_path, weights="int8"))
+    quantize(model)
+    assert held_bytes(model) == pytest.approx(plan.need_bytes["weights"], rel=0.05)
+
+
 def test_a_number_format_other_than_the_file_s_is_planned_for(index: Path, tmp_path: Path) -> None:
     random_model("llama").save_pretrained(tmp_path)
-    whole = make_plan(settings(index, tmp_path))
-    half = make_plan(settings(index, tmp_path, dtype="bfloat16"))
+    whole = make_plan(settings(index, tmp_path, backend="torch"))
+    half = make_plan(settings(index, tmp_path, backend="torch", dtype="bfloat16"))
     assert half.kv_bytes * 2 == whole.kv_bytes
     assert half.need_bytes["weights"] == pytest.approx(whole.need_bytes["weights"] / 2, rel=0.01)
 
