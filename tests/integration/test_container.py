@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from benchmarks.process import ROOT, ServedProcess, served
+from benchmarks.process import ROOT, ServedProcess, free_port, served
 
 INDEX = ROOT / "build" / "index"
 
@@ -61,9 +64,37 @@ def test_a_damaged_index_keeps_ping_at_503_and_names_the_file(tmp_path: Path) ->
         assert server.stop() == 0
 
 
-def test_sigterm_in_mid_stream_lets_the_answer_end_and_exits_0(tmp_path: Path) -> None:
-    server = ServedProcess({"CONCURRENCY": "2"}, log=tmp_path / "log")
+def reserved_bytes(metrics_port: int) -> float:
+    lines = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("rag_kv_reserved_bytes"))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_a_client_that_leaves_frees_its_memory_and_sigterm_in_mid_stream_lets_the_answer_end(tmp_path: Path) -> None:
+    metrics_port = free_port()
+    server = ServedProcess({"CONCURRENCY": "2", "METRICS_PORT": str(metrics_port)}, log=tmp_path / "log")
     server.wait_until_ready()
+
+    # A plain answer is written at its end, so only the closed connection can tell that nobody waits for it.
+    body = json.dumps({"query": "muito " * 100, "mode": "generate", "max_new_tokens": 600, "min_new_tokens": 600})
+    head = (
+        "POST /invocations HTTP/1.1\r\nHost: x\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall((head + body).encode())
+        until(lambda: reserved_bytes(metrics_port) > 0)
+    left = time.monotonic()
+    until(lambda: reserved_bytes(metrics_port) == 0)
+    assert time.monotonic() - left < 3  # the 600 tokens would take longer
+    assert '"finish_reason":"cancelled"' in (tmp_path / "log").read_text()
+
     status: list[int] = []
     body = {"query": "Conte tudo.", "mode": "generate", "max_new_tokens": 400, "stream": True, "temperature": 1.0}
     events = []
@@ -77,6 +108,7 @@ def test_sigterm_in_mid_stream_lets_the_answer_end_and_exits_0(tmp_path: Path) -
                 stopper.start()
     stopper.join()
     assert events[-1]["type"] == "end"
+    assert events[-1]["finish_reason"] in ("length", "stop")
     assert status == [0]
 
 
