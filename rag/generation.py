@@ -182,7 +182,7 @@ def load_generator(
         model = model_class.from_pretrained(
             directory,
             config=config,
-            dtype=torch.float32 if backend_name == "openvino" else DTYPES[dtype],  # the graph rounds, not the file
+            dtype="auto" if backend_name == "openvino" else DTYPES[dtype],  # OpenVINO's graph is made in float32
             use_safetensors=True,
             **trusted,
         )

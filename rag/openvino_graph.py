@@ -12,6 +12,7 @@ and for each layer key_cache.N and value_cache.N, (blocks, kv_heads, block_size,
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -236,14 +237,18 @@ def convert(model: Any, max_model_len: int) -> ov.Model:
     tables = _tabulate_rotary(model, max_model_len)
     step = _Step(model)
     example = _example(layers)
+    chatty = logging.getLogger("transformers")
+    level = chatty.level
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's remarks on what it fixes are what is wanted here
+        chatty.setLevel(logging.ERROR)  # it reads every attribute, and some of them complain
         step(*example)  # fills the tables
         for table in tables:
             table.tracing = True
         trace: Any = torch.jit.trace  # torch leaves it untyped
         traced = trace(step, example, check_trace=False, strict=False)
         graph = _import(traced, example)
+    chatty.setLevel(level)
     _name_inputs(graph, layers)
     _unfold_negations(graph)
     graph.validate_nodes_and_infer_types()

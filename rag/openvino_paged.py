@@ -19,6 +19,7 @@ from rag.backend import Segment
 from rag.conformance import difference, held_bytes, probe_ids
 from rag.errors import BackendRefused
 from rag.openvino_graph import convert
+from rag.weight_pages import float_on_disk, page_out
 
 # What OpenVINO's CPU plugin lays its KV blocks out for.
 BLOCK_TOKENS = 32
@@ -53,13 +54,14 @@ class OpenVinoPaged:
     ) -> None:
         self._name = type(model).__name__
         self._vocab_size = int(model.config.get_text_config().vocab_size)
-        self._weights_bytes = held_bytes(model) // (1 if precision == "f32" else 2)
         self._tolerance = max(_TOLERANCE[precision], _TOLERANCE[kv_type])
         self._on_phase = on_phase
         self._probe = probe_ids(self._vocab_size, max_model_len, wanted=_LONG_TOKENS)
         on_phase("converting the LLM")
-        self._expected = _logits(model, self._probe, [min(_SHORT_TOKENS, len(self._probe)) - 1, -1])
         try:
+            self._spans = float_on_disk(model)
+            self._weights_bytes = held_bytes(model) if precision == "f32" else _halved_bytes(model)
+            self._expected = _logits(model, self._probe, [min(_SHORT_TOKENS, len(self._probe)) - 1, -1])
             graph = convert(model, max_model_len)
             on_phase("compiling the LLM")
             compiled = ov.Core().compile_model(
@@ -119,6 +121,7 @@ class OpenVinoPaged:
             self._blocks.append(part.reshape(num_blocks, -1))
         self._on_phase("testing the LLM")
         self._self_test(num_blocks)
+        page_out(self._spans)  # of these, only the rows of the embedding that are looked up are read again
         return int(pool.nbytes)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
@@ -178,6 +181,12 @@ class OpenVinoPaged:
                 limit=limit,
                 remedy="set BACKEND=torch",
             )
+
+
+def _halved_bytes(model: Any) -> int:
+    """Of a model whose floats are computed with in half precision, tied ones once; int8 codes stay as they are."""
+    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensor.numel() * min(2, tensor.itemsize) for tensor in tensors.values())
 
 
 @torch.inference_mode()

@@ -70,6 +70,7 @@ STOREYS = [
         "scheduler",
         "text",
         "vectors",
+        "weight_pages",
     },
     {
         "fingerprint",
