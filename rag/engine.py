@@ -235,7 +235,8 @@ class Engine:
             return
         rows = [row for row, work in enumerate(works) if work.completes]
         tickets = [self._tickets[works[row].sequence] for row in rows]
-        draws = choose(logits[rows], [ticket.sampler for ticket in tickets]) if rows else []
+        chosen = logits if len(rows) == len(works) else logits[rows]  # indexing copies, and logits are wide
+        draws = choose(chosen, [ticket.sampler for ticket in tickets]) if rows else []
         decodes = sum(work.start >= len(work.sequence.prompt_ids) for work in works)
         prefilled = sum(len(work.new_ids) for work in works) - decodes
         self.rates.observe(prefill_tokens=prefilled, decodes=decodes, seconds=time.perf_counter() - began)

@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from rag.backend import Segment
+from rag.conformance import difference
 from rag.errors import BackendRefused
 from rag.int8_linear import Int8Linear, quantize
 from rag.openvino_paged import BLOCK_TOKENS, OpenVinoPaged
-from rag.torch_slots import difference
 from rag.weight_pages import float_on_disk
 from tests.shapes import random_model
 

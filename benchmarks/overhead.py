@@ -1,0 +1,147 @@
+"""What HTTP and the pipeline add to the bare engine: to the first token, and to every token after it.
+
+    python -m benchmarks.overhead [--prompt-words 100] [--new-tokens 48] [--repeats 30]
+
+One client, the default model. The engine is asked in this process, without text or HTTP; the server, a process of its
+own, streams in the generate mode, which neither embeds nor retrieves, so both compute the same tokens. They take turns,
+each request with a random prompt. The answer mode, which also embeds the question and searches, is timed beside them on
+questions of its own and can't be compared token by token. The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from benchmarks import machine
+from benchmarks.load import percentile
+from benchmarks.process import served
+from rag.engine import Engine
+from rag.errors import RagError
+from rag.generation import load_generator
+from rag.seams import Message, Sampling
+from rag.settings import Settings
+
+_QUESTIONS = Path(__file__).parent / "questions.jsonl"
+
+
+def bare(engine: Engine, prompt_ids: list[int], new_tokens: int) -> list[float]:
+    """Seconds after submission at which each token came out of the engine."""
+    began = time.perf_counter()
+    ticket = engine.submit(prompt_ids, Sampling(new_tokens))
+    arrivals: list[float] = []
+    while True:
+        event = ticket.events.get()
+        if isinstance(event, RagError):
+            raise event
+        if event.draw is not None:
+            arrivals.append(time.perf_counter() - began)
+        if event.finish_reason is not None:
+            return arrivals
+
+
+def over_http(client: httpx.Client, body: dict[str, Any]) -> tuple[list[float], int]:
+    """Seconds after the request at which each text event arrived, and the tokens that the server counted."""
+    began = time.perf_counter()
+    arrivals: list[float] = []
+    with client.stream("POST", "/invocations", json=body, headers={"Accept": "application/jsonlines"}) as response:
+        response.raise_for_status()
+        for line in response.iter_lines():
+            now, event = time.perf_counter() - began, json.loads(line)
+            if event["type"] == "text":
+                arrivals.append(now)
+            elif event["type"] == "end":
+                return arrivals, int(event["usage"]["completion_tokens"])
+    raise RuntimeError("the stream ended without an end event")
+
+
+def a_token_s(arrivals: list[float], tokens: int) -> float:
+    """Seconds a token after the first piece; several tokens may share a piece, so the ends count."""
+    return (arrivals[-1] - arrivals[0]) / max(1, tokens - 1)
+
+
+def measure(prompt_words: int, new_tokens: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians and tails of first_s and token_s, by way of asking."""
+    settings = Settings()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    generator = load_generator(
+        settings.llm, dtype=settings.dtype, device="cpu", context_tokens=settings.context, num_blocks=16, max_waiting=1
+    )
+    words = [word for line in _QUESTIONS.read_text(encoding="utf-8").split() if (word := line.strip('",:{}[]?'))]
+    questions = [json.loads(line)["question"] for line in _QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    drawn = random.Random(1)
+    seconds: dict[str, list[tuple[float, float]]] = {"engine": [], "HTTP, generate": [], "HTTP, answer": []}
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        served({"LOG_LEVEL": "WARNING"}, log=Path(logs) / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        for repeat in tqdm(range(repeats + 2), unit="round"):
+            prompt = " ".join(drawn.choices(words, k=prompt_words))
+            ids = generator.encode([Message("user", prompt)])
+            taken = bare(generator.engine, ids, new_tokens)
+            round_s = {"engine": (taken[0], a_token_s(taken, len(taken)))}
+            wanted = {"max_new_tokens": new_tokens, "stream": True}
+            for name, body in (
+                ("HTTP, generate", {"query": prompt, "mode": "generate", **wanted}),
+                ("HTTP, answer", {"query": drawn.choice(questions), **wanted}),
+            ):
+                arrivals, tokens = over_http(client, body)
+                if arrivals:
+                    round_s[name] = (arrivals[0], a_token_s(arrivals, tokens))
+            for name, figures in round_s.items():
+                if repeat >= 2:  # the first rounds warm both up
+                    seconds[name].append(figures)
+    generator.close()
+    return {
+        name: {
+            "first_p50_s": statistics.median(first for first, _ in taken),
+            "first_p95_s": percentile([first for first, _ in taken], 0.95),
+            "token_p50_s": statistics.median(token for _, token in taken),
+            "token_p95_s": percentile([token for _, token in taken], 0.95),
+        }
+        for name, taken in seconds.items()
+    }
+
+
+def main() -> int:
+    """Print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt-words", type=int, default=100)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=30)
+    arguments = parser.parse_args()
+    figures = measure(arguments.prompt_words, arguments.new_tokens, arguments.repeats)
+    hardware = machine.describe()
+    table = Table(title=f"One client, the default model, {machine.in_words(hardware)}")
+    table.add_column("asked", no_wrap=True)
+    for heading in ("first ms p50", "p95", "a token ms p50", "p95"):
+        table.add_column(heading, justify="right")
+    for name, row in figures.items():
+        table.add_row(name, *(f"{1e3 * value:.2f}" for value in row.values()))
+    added = {key: figures["HTTP, generate"][key] - figures["engine"][key] for key in ("first_p50_s", "token_p50_s")}
+    table.add_section()
+    table.add_row(
+        "HTTP and pipeline add", f"{1e3 * added['first_p50_s']:.2f}", "", f"{1e3 * added['token_p50_s']:.2f}", ""
+    )
+    Console(stderr=True).print(table)
+    print(json.dumps({"hardware": hardware, "figures": figures, "added": added}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
