@@ -35,7 +35,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     import sentence_transformers  # noqa: F401 - imported here so that what it takes counts as the process's own
     import torch
 
-    threads = settings.threads or _cores()
+    threads = settings.threads or cores()
     torch.set_num_threads(threads)
     from rag.embedding import SentenceTransformerEmbedder
     from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
@@ -183,7 +183,7 @@ def _runtime_bytes(device: str) -> int:
     return total_bytes - free_bytes
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use: a container often sees more than it was given."""
     cores = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")

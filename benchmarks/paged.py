@@ -1,0 +1,322 @@
+"""The OpenVINO backend against the torch slots, over the engine: speed, prefixes, memory, other threads, int8.
+
+    python -m benchmarks.paged [speed prefix memory ticker int8 ...]
+
+The model has SmolLM2-135M's shape and random weights in float32; int8 is measured on the model that ships, over the
+prompts of benchmarks/questions.jsonl. Each section runs in a process of its own. The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import queue
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from rag.load import cores, load_pipeline
+from rag.planning import make_plan
+from rag.seams import Sampling
+from rag.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+_MODEL = ROOT / "build" / "benchmarks" / "paged-smol135"
+_VOCABULARY = 49_152
+_SESSIONS = 16
+
+
+def make_model(directory: Path) -> None:
+    """SmolLM2-135M's shape, random weights, and a tokenizer of one token a word."""
+    import torch  # noqa: PLC0415 - only the processes that compute need it
+    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
+
+    if (directory / "tokenizer.json").exists():
+        return
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=_VOCABULARY,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    untyped: Any = AutoModelForCausalLM
+    untyped.from_config(config).save_pretrained(directory)
+    tokenizer = Tokenizer(models.WordLevel({f"t{token}": token for token in range(_VOCABULARY)}, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer).save_pretrained(directory)
+
+
+def load_engine(backend: Literal["openvino", "torch"], context: int, phases: list[tuple[str, float]]) -> Any:
+    """An engine of 16 sessions as the container would start it; `phases` gets each phase and when it began."""
+    import torch  # noqa: PLC0415
+
+    from rag.generation import load_generator  # noqa: PLC0415
+
+    make_model(_MODEL)
+    torch.set_num_threads(cores())
+    sys.setswitchinterval(0.0005)  # as in serve
+    plan = make_plan(_settings(backend, context))
+    phases.append(("loading the LLM", time.perf_counter()))
+    generator = load_generator(
+        str(_MODEL),
+        dtype="float32",
+        device="cpu",
+        context_tokens=context,
+        num_blocks=plan.num_blocks,
+        max_waiting=64,
+        backend_name=backend,
+        threads=cores(),
+        on_phase=lambda phase: phases.append((phase, time.perf_counter())),
+    )
+    phases.append(("ready", time.perf_counter()))
+    return generator.engine
+
+
+def _settings(backend: Literal["openvino", "torch"], context: int) -> Settings:
+    fixed = {"LLM": str(_MODEL), "CONTEXT": str(context), "CONCURRENCY": str(_SESSIONS), "DEVICE": "cpu"}
+    return Settings.from_environment({**os.environ, **fixed, "BACKEND": backend})
+
+
+def ask(engine: Any, prompt: Sequence[int], new_tokens: int) -> tuple[float, float, list[int]]:
+    """(seconds to the first token, to the last, the tokens) of one greedy request."""
+    began = time.perf_counter()
+    ticket = engine.submit(prompt, Sampling(max_new_tokens=new_tokens, min_new_tokens=new_tokens))
+    first_s, tokens = 0.0, []
+    while True:
+        event = ticket.events.get(timeout=600)
+        if isinstance(event, Exception):
+            raise event
+        if event.draw is not None:
+            first_s = first_s or time.perf_counter() - began
+            tokens.append(event.draw.token)
+        if event.finish_reason is not None:
+            return first_s, time.perf_counter() - began, tokens
+
+
+def ask_all(engine: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[float, list[float]]:
+    """(tokens a second of them all at once, seconds to each one's first token)."""
+    results: queue.SimpleQueue[float] = queue.SimpleQueue()
+    threads = [
+        threading.Thread(target=lambda prompt=prompt: results.put(ask(engine, prompt, new_tokens)[0]))  # type: ignore[misc]
+        for prompt in prompts
+    ]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - began
+    return len(prompts) * new_tokens / seconds, [results.get() for _ in prompts]
+
+
+def random_prompt(drawn: random.Random, tokens: int) -> list[int]:
+    """Tokens that no other prompt shares."""
+    return [drawn.randrange(_VOCABULARY) for _ in range(tokens)]
+
+
+def speed() -> dict[str, Any]:
+    """Tokens a second end to end, prompts included, at 1, 8 and 16 requests; the backends in turn, medians of two."""
+    drawn = random.Random(1)
+    engines = {name: load_engine(name, 640, []) for name in ("openvino", "torch")}  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for engine in engines.values():
+        ask(engine, random_prompt(drawn, 100), 4)
+    for prompt_tokens, new_tokens in ((119, 48), (562, 32)):
+        for clients in (1, 8, _SESSIONS):
+            rates: dict[str, list[float]] = {name: [] for name in engines}
+            firsts: dict[str, list[float]] = {name: [] for name in engines}
+            for _ in range(2):
+                for name, engine in engines.items():
+                    prompts = [random_prompt(drawn, prompt_tokens) for _ in range(clients)]
+                    rate, first = ask_all(engine, prompts, new_tokens)
+                    rates[name].append(rate)
+                    firsts[name] += first
+            row = {f"{name}_tokens_per_s": round(statistics.median(rate), 1) for name, rate in rates.items()}
+            row |= {f"{name}_ttft_p95_s": round(_percentile(first, 95), 3) for name, first in firsts.items()}
+            row["ratio"] = round(row["openvino_tokens_per_s"] / row["torch_tokens_per_s"], 2)
+            found[f"{clients} x {prompt_tokens}+{new_tokens}"] = row
+    for engine in engines.values():
+        engine.stop()
+    return found
+
+
+def prefix() -> dict[str, Any]:
+    """Seconds to the first token of 440-token prompts whose first 400 tokens were seen before, and of ones all new."""
+    drawn = random.Random(2)
+    engine = load_engine("openvino", 640, [])
+    shared = random_prompt(drawn, 400)
+    ask(engine, shared + random_prompt(drawn, 40), 1)
+    with_prefix = [ask(engine, shared + random_prompt(drawn, 40), 1)[0] for _ in range(7)]
+    without = [ask(engine, random_prompt(drawn, 440), 1)[0] for _ in range(7)]
+    engine.stop()
+    shared_s, alone_s = statistics.median(with_prefix), statistics.median(without)
+    return {"shared_s": round(shared_s, 4), "alone_s": round(alone_s, 4), "ratio": round(shared_s / alone_s, 3)}
+
+
+def memory() -> dict[str, Any]:
+    """MiB that nobody else could have: what the plan says, what is held at the start and with every block written."""
+    import rag.openvino_paged  # noqa: F401, PLC0415 - what importing takes is the process's own
+
+    make_model(_MODEL)
+    plan = make_plan(_settings("openvino", 1024))
+    before = _memory_mib()
+    phases: list[tuple[str, float]] = []
+    engine = load_engine("openvino", 1024, phases)
+    started = _memory_mib()
+    drawn = random.Random(3)
+    ask_all(engine, [random_prompt(drawn, 1023) for _ in range(_SESSIONS)], 1)
+    full = _memory_mib()
+    engine.stop()
+    named = {term.name: term.bytes / 2**20 for term in plan.terms}
+    planned = named["weights"] + named["kv"] + named["activation"]
+    process = before["anonymous"]
+    return {
+        "planned": {name: round(named[name], 1) for name in ("weights", "kv", "activation")},
+        "process_before": before,
+        "started": started,
+        "all_blocks_written": full,
+        "held_to_planned": round((full["anonymous"] - process) / planned, 3),
+        "total_to_planned": round(full["anonymous"] / (planned + process), 3),
+        "seconds": {phase: round(after - began, 2) for (phase, began), (_, after) in itertools.pairwise(phases)},
+    }
+
+
+def ticker() -> dict[str, Any]:
+    """Milliseconds by which a thread that sleeps 1 ms at a time wakes too late while 16 requests of 562 tokens run."""
+    drawn = random.Random(4)
+    engine = load_engine("openvino", 640, [])
+    late: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            began = time.perf_counter()
+            time.sleep(0.001)
+            late.append((time.perf_counter() - began - 0.001) * 1e3)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    ask_all(engine, [random_prompt(drawn, 562) for _ in range(_SESSIONS)], 32)
+    stop.set()
+    thread.join()
+    engine.stop()
+    return {"ticks": len(late), "p99_ms": round(_percentile(late, 99), 2), "worst_ms": round(max(late), 2)}
+
+
+def int8() -> dict[str, Any]:
+    """Greedy tokens of the model that ships, int8 weights and a u8 cache against float32, on the same prompts."""
+    from rag import prompt  # noqa: PLC0415
+    from rag.schema import Ask  # noqa: PLC0415
+
+    lines = (Path(__file__).parent / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line) for line in lines]
+    prompts: list[list[int]] = []
+    answers: dict[str, list[list[int]]] = {}
+    changes: dict[str, dict[str, str]] = {
+        "float32": {},
+        "int8 weights": {"weights": "int8"},
+        "u8 KV": {"kv_dtype": "u8"},
+    }
+    for name, changed in changes.items():
+        settings = Settings.from_environment({**os.environ, "BACKEND": "openvino", **changed})
+        pipeline = load_pipeline(settings, lambda _phase: None)
+        generator: Any = pipeline.generator
+        if not prompts:
+            for line in questions:
+                passages = pipeline.retrieve(Ask((line["question"],), Sampling(max_new_tokens=32)))
+                written = prompt.build(
+                    line["question"],
+                    passages,
+                    encode=generator.encode,
+                    max_prompt_tokens=generator.max_model_len - 32,
+                    language=line["language"],
+                )
+                prompts.append(list(written.ids))
+        answers[name] = [_greedy(generator.engine, ids) for ids in prompts]
+        pipeline.close()
+    found: dict[str, Any] = {"questions": len(questions)}
+    for name in list(changes)[1:]:
+        pairs = list(zip(answers["float32"], answers[name], strict=True))
+        longest = sum(max(len(one), len(other)) for one, other in pairs)
+        equal = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False))
+        found[name] = {
+            "equal_tokens": round(equal / longest, 4),
+            "equal_answers": round(sum(one == other for one, other in pairs) / len(pairs), 4),
+        }
+    return found
+
+
+def _greedy(engine: Any, prompt_ids: Sequence[int]) -> list[int]:
+    """Up to 32 greedy tokens and, as a token of its own, where the answer ended."""
+    ticket = engine.submit(prompt_ids, Sampling(max_new_tokens=32))
+    tokens = []
+    while True:
+        event = ticket.events.get(timeout=600)
+        if isinstance(event, Exception):
+            raise event
+        if event.draw is not None:
+            tokens.append(event.draw.token)
+        if event.finish_reason is not None:
+            return [*tokens, -1] if event.finish_reason == "stop" else tokens
+
+
+def _memory_mib() -> dict[str, float]:
+    """Of this process: anonymous memory, pages that a file backs (the kernel may take them), and the peak of both."""
+    status = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if ":" in line
+    )
+    names = {"anonymous": "RssAnon", "file_backed": "RssFile", "peak_of_both": "VmHWM"}
+    return {name: round(int(status[key].split()[0]) / 1024, 1) for name, key in names.items()}
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, round(len(values) * share / 100))]
+
+
+SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    section.__name__: section for section in (speed, prefix, memory, ticker, int8)
+}
+
+
+def main() -> int:
+    """Run the sections, print a table of each and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="default: all")
+    chosen = parser.parse_args().sections or list(SECTIONS)
+    console, found = Console(stderr=True), {}
+    for name in chosen:
+        console.print(f"[dim]{(SECTIONS[name].__doc__ or '').strip()}[/dim]")
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            found[name] = process.submit(SECTIONS[name]).result()
+        table = Table(title=name, show_header=False)
+        for key, value in found[name].items():
+            shown = (
+                ", ".join(f"{part} {figure}" for part, figure in value.items()) if isinstance(value, dict) else value
+            )
+            table.add_row(key, str(shown))
+        console.print(table)
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
