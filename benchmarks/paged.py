@@ -2,8 +2,8 @@
 
     python -m benchmarks.paged [speed prefix memory ticker int8 ...]
 
-The model has SmolLM2-135M's shape and random weights in float32; int8 is measured on the model that ships, over the
-prompts of benchmarks/questions.jsonl. Each section runs in a process of its own. The last line of the output is JSON.
+The model has SmolLM2-135M's shape and random weights, computed in float32; int8 is measured on the model that ships,
+over the prompts of benchmarks/questions.jsonl. Each section runs in a process of its own. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,42 +27,15 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import smol_checkpoint
 from rag.load import cores, load_pipeline
 from rag.planning import make_plan
 from rag.seams import Sampling
 from rag.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-_MODEL = ROOT / "build" / "benchmarks" / "paged-smol135"
-_VOCABULARY = 49_152
+_MODEL = ROOT / "build" / "benchmarks" / f"smol135-{smol_checkpoint.LAYERS}"
 _SESSIONS = 16
-
-
-def make_model(directory: Path) -> None:
-    """SmolLM2-135M's shape, random weights, and a tokenizer of one token a word."""
-    import torch  # noqa: PLC0415 - only the processes that compute need it
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
-
-    if (directory / "tokenizer.json").exists():
-        return
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=_VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    untyped: Any = AutoModelForCausalLM
-    untyped.from_config(config).save_pretrained(directory)
-    tokenizer = Tokenizer(models.WordLevel({f"t{token}": token for token in range(_VOCABULARY)}, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast: Any = PreTrainedTokenizerFast
-    fast(tokenizer_object=tokenizer).save_pretrained(directory)
 
 
 def load_engine(backend: Literal["openvino", "torch"], context: int, phases: list[tuple[str, float]]) -> Any:
@@ -71,7 +44,7 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
 
     from rag.generation import load_generator  # noqa: PLC0415
 
-    make_model(_MODEL)
+    smol_checkpoint.make(_MODEL)
     torch.set_num_threads(cores())
     sys.setswitchinterval(0.0005)  # as in serve
     plan = make_plan(_settings(backend, context))
@@ -116,7 +89,7 @@ def ask_all(engine: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> t
     """(tokens a second of them all at once, seconds to each one's first token)."""
     results: queue.SimpleQueue[float] = queue.SimpleQueue()
     threads = [
-        threading.Thread(target=lambda prompt=prompt: results.put(ask(engine, prompt, new_tokens)[0]))  # type: ignore[misc]
+        threading.Thread(target=lambda prompt=prompt: results.put(ask(engine, prompt, new_tokens)[0]))
         for prompt in prompts
     ]
     began = time.perf_counter()
@@ -130,13 +103,13 @@ def ask_all(engine: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> t
 
 def random_prompt(drawn: random.Random, tokens: int) -> list[int]:
     """Tokens that no other prompt shares."""
-    return [drawn.randrange(_VOCABULARY) for _ in range(tokens)]
+    return [drawn.randrange(1, smol_checkpoint.VOCABULARY) for _ in range(tokens)]
 
 
 def speed() -> dict[str, Any]:
     """Tokens a second end to end, prompts included, at 1, 8 and 16 requests; the backends in turn, medians of two."""
     drawn = random.Random(1)
-    engines = {name: load_engine(name, 640, []) for name in ("openvino", "torch")}  # type: ignore[arg-type]
+    engines = {name: load_engine(name, 640, []) for name in ("openvino", "torch")}
     found: dict[str, Any] = {}
     for engine in engines.values():
         ask(engine, random_prompt(drawn, 100), 4)
@@ -176,7 +149,7 @@ def memory() -> dict[str, Any]:
     """MiB that nobody else could have: what the plan says, what is held at the start and with every block written."""
     import rag.openvino_paged  # noqa: F401, PLC0415 - what importing takes is the process's own
 
-    make_model(_MODEL)
+    smol_checkpoint.make(_MODEL)
     plan = make_plan(_settings("openvino", 1024))
     before = _memory_mib()
     phases: list[tuple[str, float]] = []
