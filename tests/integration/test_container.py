@@ -82,13 +82,13 @@ def test_a_client_that_leaves_frees_its_memory_and_sigterm_in_mid_stream_lets_th
     server.wait_until_ready()
 
     # A plain answer is written at its end, so only the closed connection can tell that nobody waits for it.
-    body = json.dumps({"query": "muito " * 100, "mode": "generate", "max_new_tokens": 600, "min_new_tokens": 600})
+    asked = json.dumps({"query": "muito " * 100, "mode": "generate", "max_new_tokens": 600, "min_new_tokens": 600})
     head = (
         "POST /invocations HTTP/1.1\r\nHost: x\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(asked)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall((head + body).encode())
+        client.sendall((head + asked).encode())
         until(lambda: reserved_bytes(metrics_port) > 0)
     left = time.monotonic()
     until(lambda: reserved_bytes(metrics_port) == 0)
