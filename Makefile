@@ -9,6 +9,15 @@ CORPUS  ?= corpus
 INDEX   ?= build/index
 HOST    ?= 127.0.0.1
 PORT    ?= 8080
+# The artifact: what of, where to, and as what (directory, or tar.gz for one model.tar.gz besides).
+DOCUMENTS ?= $(CORPUS)
+OUTPUT    ?= build/artifact
+FORMAT    ?= directory
+# The image: its name, the command that builds and runs it, and further words for `build`
+# (BUILD_FLAGS="--platform linux/amd64 --provenance=false --build-context artifact=build/artifact").
+IMAGE_NAME  ?= rag-inference
+DOCKER      ?= docker
+BUILD_FLAGS ?=
 
 # Threads that spin while they wait starve the others of a small machine.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -22,7 +31,8 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 help: ## Show this list
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: VENV PYTHON TORCH CORPUS INDEX HOST PORT, and every setting that `$(PY) serve --help` lists\n'
+	@printf '\nVariables: VENV PYTHON TORCH CORPUS INDEX HOST PORT DOCUMENTS OUTPUT FORMAT STRICT IMAGE_NAME BASE_IMAGE DOCKER\n'
+	@printf '  BUILD_FLAGS, and every setting that `$(PY) serve --help` lists\n'
 
 .PHONY: run
 run: install index ## Install what is missing, build the index, serve, and show how to ask
@@ -34,11 +44,24 @@ install: $(VENV)/.installed ## Install the pinned requirements into $(VENV)
 .PHONY: index
 index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
 
-$(INDEX)/manifest.json: $(VENV)/.installed $(shell find $(CORPUS) -type f 2>/dev/null)
+$(INDEX)/manifest.json: $(VENV)/.installed-artifact $(shell find $(CORPUS) -type f 2>/dev/null)
 	@echo "Building the index of $(CORPUS)"
 	@$(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
 		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL)) \
 		$(if $(QUERY_PREFIX),--query-prefix '$(QUERY_PREFIX)') $(if $(PASSAGE_PREFIX),--passage-prefix '$(PASSAGE_PREFIX)')
+
+.PHONY: artifact
+artifact: $(VENV)/.installed-artifact ## Documents, models, settings and plan as one directory for S3, in $(OUTPUT)
+	@$(PY) -m rag.build_artifact --documents '$(DOCUMENTS)' --output '$(OUTPUT)' --format $(FORMAT) $(if $(STRICT),--strict)
+
+.PHONY: build
+build: ## Build the image $(IMAGE_NAME)
+	@$(DOCKER) build --build-arg TORCH="$(TORCH)" $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_FLAGS) \
+		-t $(IMAGE_NAME) .
+
+.PHONY: image-test
+image-test: $(VENV)/.installed-test ## Build the image, print its size, put the contract tests on it
+	@DOCKER="$(DOCKER)" IMAGE_NAME="$(IMAGE_NAME)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PY) -m pytest -rs -s tests/container
 
 .PHONY: test
 test: check index ## Lint, type-check, then every test
@@ -69,7 +92,12 @@ $(VENV)/.installed: requirements.txt | $(PY)
 	@$(PIP) install -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+$(VENV)/.installed-artifact: $(VENV)/.installed requirements-artifact.txt
+	@echo "Installing requirements-artifact.txt"
+	@$(PIP) install -r requirements-artifact.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-artifact requirements-test.txt
 	@echo "Installing requirements-test.txt"
 	@$(PIP) install -r requirements-test.txt
 	@touch $@

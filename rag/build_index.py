@@ -20,6 +20,7 @@ from rag.embedding_store import EmbeddingStore, StoredVectors, embed_texts
 from rag.errors import InvalidRequest, RagError
 from rag.index import DEFAULT_FACTORY, build_index
 from rag.passages import Chunk
+from rag.readers import READERS
 from rag.vectors import refuse_factory
 
 # Longer chunks blur what a vector says, and leave a prompt room for fewer of them; shorter ones lose what a question is
@@ -28,11 +29,24 @@ DEFAULT_CHUNK_TOKENS = 192
 DEFAULT_OVERLAP_TOKENS = 48
 
 
-def read(documents: Path) -> Folder:
-    """The documents, after naming on stderr what was left out. Raises InvalidRequest when there are none."""
-    folder = read_folder(documents)
-    for note in folder.notes:
-        print(f"left out: {note}", file=sys.stderr)
+def read(documents: Path, *, strict: bool = False) -> Folder:
+    """The documents, after a table on stderr of what was left out.
+
+    Raises InvalidRequest when there are none, and where it is `strict`, when anything was left out.
+    """
+    folder = read_folder(documents, lambda paths: tqdm(paths, desc="reading", unit="file"))
+    if folder.notes:
+        width = max(len(note.place) for note in folder.notes)
+        print(f"left out ({len(folder.notes)}):", file=sys.stderr)
+        for note in folder.notes:
+            print(f"  {note.place:<{width}}  {note.reason}", file=sys.stderr)
+    if folder.notes and strict:
+        raise InvalidRequest(
+            f"{len(folder.notes)} things in {documents} can't be read",
+            field="documents",
+            value=str(documents),
+            remedy="mend or remove what is named above, or leave out --strict",
+        )
     if not folder.documents:
         raise InvalidRequest(f"{documents} has no document to index", field="documents", value=str(documents))
     return folder
@@ -91,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     embedder = None
     try:
-        folder = read(options.documents)
+        folder = read(options.documents, strict=options.strict)
         embedder = SentenceTransformerEmbedder.load(
             options.embedding_model,
             device=options.device,
@@ -127,7 +141,9 @@ def _left_out(folder: Folder) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rag.build_index", description=__doc__.split("\n")[0])
-    parser.add_argument("--documents", type=Path, required=True, help="folder of .txt, .md and .jsonl files")
+    types = " ".join(READERS)
+    parser.add_argument("--documents", type=Path, required=True, help=f"folder of files: {types}")
+    parser.add_argument("--strict", action="store_true", help="fail when anything has to be left out")
     parser.add_argument("--output", type=Path, required=True, help="directory of the index; replaced if it exists")
     parser.add_argument("--embeddings", type=Path, help="directory of vectors to reuse (default: OUTPUT.embeddings)")
     parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string (default: %(default)s)")

@@ -17,7 +17,8 @@
     │   └── OutOfMemory         the accelerator's memory ran out on it
     ├── ModelRefused            a model that can't run here, refused by name at load
     │   └── BackendRefused      one that this backend can't run; another may
-    └── IndexRefused            an index that is corrupt, foreign or made by another embedder
+    ├── IndexRefused            an index that is corrupt, foreign or made by another embedder
+    └── ArtifactRefused         an artifact with a file that is missing or not as it was made
 
 Every error names the field, the value, the limit and the remedy where it has them; a refusal by the plan also carries
 `figures`: what was asked for, needed and free, in tokens and bytes, and fixes that make the same check pass. `body()`
@@ -202,6 +203,12 @@ class IndexRefused(RagError):  # noqa: N818
     code = "index_refused"
 
 
+class ArtifactRefused(RagError):  # noqa: N818
+    """An artifact with a file that is missing, damaged, or not in its manifest."""
+
+    code = "artifact_refused"
+
+
 _STATUS: dict[type[RagError], int] = {
     InvalidRequest: 400,
     PayloadTooLarge: 413,
@@ -216,6 +223,7 @@ _STATUS: dict[type[RagError], int] = {
     OutOfMemory: 503,
     ModelRefused: 503,
     IndexRefused: 503,
+    ArtifactRefused: 503,
     RagError: 500,
 }
 

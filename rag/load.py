@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capacity import Measured, Plan
+from rag import artifact
 from rag.admission import Admission, Budget
 from rag.errors import BackendRefused, Failed
+from rag.imports import import_libraries
 from rag.pipeline import Pipeline
 from rag.planning import make_plan, planned_backend, recheck
 from rag.sessions import Sessions
@@ -27,12 +30,16 @@ _log = logging.getLogger(__name__)
 def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeline:
     """Plan, load embedder, index and LLM, hold the plan to what that took, then ask a real question.
 
-    Raises DoesNotFit before anything is loaded, ModelRefused or IndexRefused with the reason.
+    Raises ArtifactRefused for a damaged file and DoesNotFit before anything is loaded, ModelRefused or IndexRefused
+    with the reason.
     """
+    if settings.artifact:
+        on_phase("verifying the artifact")
+        verify_artifact(Path(settings.artifact))
     on_phase("planning")
     plan = make_plan(settings)
     on_phase("importing")
-    import sentence_transformers  # noqa: F401 - imported here so that what it takes counts as the process's own
+    import_libraries()  # all of them here, so that what they take counts as the process's own
     import torch
 
     threads = settings.threads or cores()
@@ -148,6 +155,13 @@ def _load_llm(
     settings = settings.model_copy(update={"backend": "torch"})
     plan, chosen = make_plan(settings), planned_backend(settings)
     return settings, plan, load()
+
+
+def verify_artifact(directory: Path) -> None:
+    """Hold every file of the artifact to its manifest, and log what that took. Raises ArtifactRefused by the file."""
+    began = time.monotonic()
+    size_bytes = artifact.verify(directory)
+    _log.info(json.dumps({"event": "artifact", "bytes": size_bytes, "verify_s": round(time.monotonic() - began, 3)}))
 
 
 def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int) -> None:

@@ -8,11 +8,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rag.artifact import is_artifact, read_settings
 from rag.errors import InvalidRequest
 
 _HERE = Path(__file__).resolve().parent.parent
 _MOST_AUTO_SESSIONS = 64
 _MODEL_DIRECTORY = Path("/opt/ml/model")
+_BAKED_ARTIFACT = _HERE / "artifact"
+
+
+def _artifact() -> str | None:
+    """Where SageMaker puts the artifact, else where an image may have one built in; None where neither has one."""
+    places = (_MODEL_DIRECTORY, _BAKED_ARTIFACT)
+    return next((str(place) for place in places if is_artifact(place)), None)
 
 
 def _installed(name: str, otherwise: Path | str) -> str:
@@ -26,6 +34,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    artifact: str | None = Field(
+        default_factory=_artifact,
+        description="Directory of an artifact: its models, its index and its settings, checked at boot",
+    )
     llm: str = Field(
         default_factory=lambda: _installed("llm", _HERE / "models" / "rag-tiny"),
         description="The LLM: a directory with safetensors, or a hub id that the local cache holds",
@@ -122,7 +134,22 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises InvalidRequest naming the variable, its value and what it may be. Empty means unset."""
+        """The environment over the artifact's settings over the defaults; empty means unset.
+
+        Raises InvalidRequest naming the variable, its value and what it may be, ArtifactRefused for settings in the
+        artifact that can't be read.
+        """
+        artifact = environment.get("ARTIFACT") or _artifact()
+        brought = read_settings(Path(artifact)) if artifact else {}
+        for name in brought:
+            if name.lower() not in cls.model_fields:
+                raise InvalidRequest(
+                    f"the artifact in {artifact} sets {name}, which is no setting of this program",
+                    field=name,
+                    value=brought[name],
+                    remedy="make the artifact with the version that serves it",
+                )
+        environment = {**brought, **{name: value for name, value in environment.items() if value}}
         given: dict[str, Any] = {
             name: environment[name.upper()] for name in cls.model_fields if environment.get(name.upper())
         }

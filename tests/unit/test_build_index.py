@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "a.md").write_text("# Brasília\n\nBrasília é a capital do Brasil.")
     (folder / "b.txt").write_text(" ".join(f"Sentence number {n} has six words." for n in range(40)))
-    (folder / "c.pdf").write_bytes(b"%PDF")
+    (folder / "c.doc").write_bytes(b"binary")
     return folder
 
 
@@ -37,7 +37,7 @@ def test_a_folder_becomes_an_index(folder: Path, capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     assert "9 passages of 2 documents" in out
     assert "1 things left out" in out
-    assert "left out: c.pdf: files of the type .pdf aren't read (.txt, .md, .jsonl)" in err
+    assert "left out (1):\n  c.doc  files of the type .doc aren't read (.txt, .md, .html, " in err
 
 
 def test_chunks_never_exceed_what_the_embedder_reads(folder: Path) -> None:
@@ -107,3 +107,10 @@ def test_a_bad_number_is_refused_by_its_option(
         run(folder, *options)
     assert ended.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_strict_fails_when_anything_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--strict") == 2
+    assert "error: 1 things in" in capsys.readouterr().err
+    (folder / "c.doc").unlink()
+    assert run(folder, "--strict") == 0

@@ -15,6 +15,7 @@ RAG = {path.stem for path in (ROOT / "rag").glob("*.py")} - {"__init__"}
 STOREYS = [
     {
         "boot",
+        "build_artifact",
         "example",
         "load",
         "planning",
@@ -41,6 +42,7 @@ STOREYS = [
         "engine",
         "generation",
         "hangups",
+        "imports",
         "index",
         "int8_linear",
         "openvino_graph",
@@ -52,6 +54,7 @@ STOREYS = [
         "torch_t5",
     },
     {
+        "artifact",
         "attention",
         "backend",
         "blocks",
@@ -65,6 +68,7 @@ STOREYS = [
         "lexical",
         "microbatch",
         "passages",
+        "readers",
         "rates",
         "sampling",
         "scheduler",
