@@ -1,4 +1,4 @@
-"""The heavy libraries, imported in two thirds of the time that plain `import` statements take.
+"""The heavy libraries, imported in seven tenths of the time that plain `import` statements take.
 
 Most of it is the interpreter's own work, so threads would not help. Two things do: the garbage collector, which finds
 nothing among thousands of new modules, rests; and scikit-learn, of which sentence-transformers binds one function at
