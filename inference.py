@@ -73,7 +73,7 @@ class _Record:
     answer: Answer | None = None
 
 
-def create_app(settings: Settings, boot: Boot, telemetry: Telemetry | None = None) -> Flask:
+def create_app(settings: Settings, boot: Boot[Pipeline], telemetry: Telemetry | None = None) -> Flask:
     """The application around a Boot that somebody else starts, so that importing never loads a model."""
     app = Flask("rag")
     told = telemetry or Telemetry(boot.usage, boot.kv_use, log_prompts=settings.log_prompts)
@@ -99,7 +99,7 @@ def create_app(settings: Settings, boot: Boot, telemetry: Telemetry | None = Non
     def invocations() -> Response:
         g.record = record = _Record(Call())
         body = _body(settings.max_body_mb)
-        pipeline = boot.pipeline()
+        pipeline = boot.loaded()
         if not places.acquire(blocking=False):
             raise pipeline.admission.busy()
         client = request.environ.get("gunicorn.socket")

@@ -23,7 +23,7 @@ _FRAMEWORK_BYTES = {1: round(0.13 * GIB), 2: round(0.55 * GIB)}
 # CUDA graphs: 0.39 GiB (24 layers) to 1.03 GiB (36 layers, 128 experts) were seen; 16 to 29 MiB a layer.
 _GRAPH_BYTES_PER_LAYER = 20 * MIB
 # A Python process with torch, transformers and faiss imported, before any model.
-_PROCESS_BYTES = 450 * MIB
+PROCESS_BYTES = 450 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,6 @@ def _on_cpu(model: Model, batch_tokens: int, sequences: int) -> Overheads:
     return Overheads(
         activation_bytes=round(layer + 2 * 4 * sequences * model.vocabulary),
         graph_bytes=0,
-        runtime_bytes=_PROCESS_BYTES,
+        runtime_bytes=PROCESS_BYTES,
         collective_bytes=0,
     )

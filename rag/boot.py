@@ -11,34 +11,66 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from rag.admission import Usage
 from rag.errors import Draining, Failed, NotReady, RagError
-from rag.pipeline import Pipeline
 from rag.seams import KvUse
 
 State: TypeAlias = Literal["loading", "ready", "failed"]
-Load: TypeAlias = Callable[[Callable[[str], None]], Pipeline]
+OnPhase: TypeAlias = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
 
 _WATCH_S = 0.25
 
 
-class Boot:
-    """Runs `load(on_phase)` once, in the background, and holds the pipeline that comes out.
+class Servable(Protocol):
+    """What loading brings: a pipeline, or the part of one that a service serves alone."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer; once False it stays so until `revive`."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+
+    def usage(self) -> Usage:
+        """The ledger as it stands."""
+
+    def kv_use(self) -> KvUse:
+        """The KV memory as it is used."""
+
+    def tend(self) -> None:
+        """Called a few times a second: close what has expired."""
+
+    def revive(self) -> None:
+        """Start over what has died, and put a question to it. Raises where that can't be done."""
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new work from now on, and end what still runs after `grace_s` seconds."""
+
+    def close(self) -> None:
+        """Stop what runs inside."""
+
+
+Loaded = TypeVar("Loaded", bound=Servable)
+
+
+class Boot(Generic[Loaded]):
+    """Runs `load(on_phase)` once, in the background, and holds what comes out.
 
     `on_ready` is called in that thread once requests are answered.
     """
 
-    def __init__(self, load: Load, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, load: Callable[[OnPhase], Loaded], on_ready: Callable[[], None] = lambda: None) -> None:
         self._load = load
         self._on_ready = on_ready
         self._state: State = "loading"
         self._phase = "starting"
         self._failure: RagError | None = None
-        self._pipeline: Pipeline | None = None
+        self._result: Loaded | None = None
         self._seconds: dict[str, float] = {}
         self._phase_began = time.monotonic()
         self._over = threading.Event()
@@ -63,13 +95,13 @@ class Boot:
             return Failed(f"failed: {reason}", field="phase", value="failed", remedy=remedy)
         if self._state == "loading":
             return NotReady(f"loading: {self._phase}", field="phase", value=self._phase, retry_after_s=1.0)
-        if self._loaded.admission.draining:
+        if self._loaded.draining:
             return Draining("the container is stopping", field="phase", value="draining", retry_after_s=1.0)
-        if not self._loaded.generator.alive:
+        if not self._loaded.alive:
             return NotReady("the engine has died", field="phase", value="dead", retry_after_s=1.0)
         return None
 
-    def pipeline(self) -> Pipeline:
+    def loaded(self) -> Loaded:
         """Raises NotReady with the phase or the reason."""
         unready = self.unready()
         if unready is not None:
@@ -78,11 +110,11 @@ class Boot:
 
     def usage(self) -> Usage:
         """The ledger as it stands; empty before there is one."""
-        return self._pipeline.admission.usage() if self._pipeline else Usage(0, 0, 0, 0, 0, 0)
+        return self._result.usage() if self._result is not None else Usage(0, 0, 0, 0, 0, 0)
 
     def kv_use(self) -> KvUse:
         """The generator's memory as it is used; nothing before there is one."""
-        return self._pipeline.generator.kv_use if self._pipeline else KvUse(0, 0)
+        return self._result.kv_use() if self._result is not None else KvUse(0, 0)
 
     def drain(self, grace_s: float) -> None:
         """The container is to stop: refuse new work, and let what runs go on for `grace_s` seconds at most."""
@@ -90,15 +122,15 @@ class Boot:
             self._loaded.drain(grace_s)
 
     def close(self) -> None:
-        """Stop what the pipeline runs. Nothing is answered afterwards."""
+        """Stop what was loaded. Nothing is answered afterwards."""
         self._over.set()
         if self._state == "ready":
             self._loaded.close()
 
     @property
-    def _loaded(self) -> Pipeline:
-        assert self._pipeline is not None, "ready means loaded"
-        return self._pipeline
+    def _loaded(self) -> Loaded:
+        assert self._result is not None, "ready means loaded"
+        return self._result
 
     def _enter(self, phase: str) -> None:
         now = time.monotonic()
@@ -108,7 +140,7 @@ class Boot:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            self._pipeline = self._load(self._enter)
+            self._result = self._load(self._enter)
         except RagError as error:
             self._failure, self._state = error, "failed"
             _log.error(json.dumps({"event": "boot_failed", "phase": self._phase, **error.body()}, ensure_ascii=False))
@@ -128,8 +160,8 @@ class Boot:
 
     def _watch(self) -> None:
         while not self._over.wait(_WATCH_S):
-            self._loaded.sessions.sweep()
-            if self._loaded.generator.alive or self._loaded.admission.draining:
+            self._loaded.tend()
+            if self._loaded.alive or self._loaded.draining:
                 continue
             if not self._revive():
                 return
@@ -148,6 +180,6 @@ class Boot:
                 self._state = "ready"
                 _log.warning(json.dumps({"event": "engine_revived"}))
                 return True
-        self._failure = RagError("the engine has died", remedy="restart the container")
+        self._failure = Failed("the engine has died", field="phase", value="dead", remedy="restart the container")
         self._state = "failed"
         return False

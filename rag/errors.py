@@ -11,6 +11,7 @@
     ├── ClientGone              nobody waits for the answer any more
     ├── NotReady                models are still loading
     │   ├── Draining            the container stops: another one answers
+    │   ├── Unreachable         a service behind this one does not answer
     │   └── Failed              loading failed or the engine died: only a restart helps
     │       └── DoesNotFit      the plan needs more memory than there is
     ├── GenerationFailed        the engine broke on this request
@@ -28,7 +29,7 @@ is what a client gets; it stays below 2,048 characters because SageMaker cuts a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 _LONGEST_VALUE = 120
@@ -140,6 +141,22 @@ class Draining(NotReady):
     code = "draining"
 
 
+class Unreachable(NotReady):
+    """A service behind this one does not answer. `sent` says whether it may have read the request all the same."""
+
+    code = "unreachable"
+
+    def __init__(self, message: str, *, service: str, sent: bool, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            message,
+            field="phase",
+            value=f"{service}: unreachable",
+            remedy=f"ask again: the {service} service is being restarted, or see its log",
+            retry_after_s=retry_after_s,
+        )
+        self.sent = sent
+
+
 class Failed(NotReady):
     """Loading failed, or the engine died. The same container will not recover."""
 
@@ -231,6 +248,33 @@ _STATUS: dict[type[RagError], int] = {
 def status_of(error: RagError) -> int:
     """The HTTP status of `error`: its own class's, else its nearest ancestor's."""
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+
+
+def rebuilt(document: Mapping[str, Any]) -> RagError:
+    """The error whose `body()` another process sent as `document`, so that it can be raised again unchanged.
+
+    Raises ValueError where `document` is no such body.
+    """
+    parts = document.get("error")
+    if not isinstance(parts, dict) or not isinstance(parts.get("message"), str):
+        raise ValueError(f"not the body of an error: {str(document)[:200]}")  # noqa: TRY004 - a value, of the right type
+    kind = _BY_CODE.get(str(parts.get("code")), RagError)
+    if issubclass(kind, DoesNotFit):
+        return DoesNotFit(parts)
+    if issubclass(kind, Unreachable):
+        kind = NotReady  # whether it was sent is known to that process only
+    named = {name: parts.get(name) for name in ("field", "value", "limit", "remedy", "retry_after_s")}
+    figures = {name: part for name, part in parts.items() if name not in (*named, "code", "message", "retryable")}
+    return kind(parts["message"], **named, figures=figures)
+
+
+def _tree(kind: type[RagError]) -> Iterator[type[RagError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
+_BY_CODE = {kind.code: kind for kind in _tree(RagError)}
 
 
 def _shortened(value: object) -> object:

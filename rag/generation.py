@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from rag.backend import Backend
 from rag.backend_choice import BackendName
 from rag.blocks import Lease
+from rag.chat_tokenizer import PublishedTokenizer
 from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
 from rag.errors import ModelRefused, RagError, SessionClosed
@@ -61,6 +62,15 @@ class TextGenerator:
             turns, add_generation_prompt=True, tokenize=True, return_dict=True
         )
         return list(encoded["input_ids"])
+
+    def published_tokenizer(self) -> PublishedTokenizer | None:
+        """What another process needs to encode the same way; None for a tokenizer with several chat templates."""
+        template = self._tokenizer.chat_template
+        if template is not None and not isinstance(template, str):
+            return None
+        return PublishedTokenizer(
+            self._tokenizer.backend_tokenizer.to_str(), template, dict(self._tokenizer.special_tokens_map)
+        )
 
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> TextDeltas:
         """See Generator.generate."""

@@ -19,19 +19,25 @@ from types import ModuleType
 from typing import Any
 
 
-def import_libraries() -> None:
-    """torch, transformers, sentence-transformers, faiss and bm25s; what lives then is left out of later collections."""
+def import_libraries(*, with_retrieval: bool = True) -> None:
+    """torch and transformers, and for retrieval sentence-transformers, faiss and bm25s.
+
+    What lives then is left out of later collections.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        try:
-            with deferred("sklearn.metrics"):
-                import sentence_transformers
-        except ImportError:  # another version, which needs more of it while it is imported
-            import sentence_transformers  # noqa: F401
-        import bm25s  # noqa: F401
-        import faiss  # noqa: F401
         import torch  # noqa: F401
+        import transformers  # noqa: F401
+
+        if with_retrieval:
+            try:
+                with deferred("sklearn.metrics"):
+                    import sentence_transformers
+            except ImportError:  # another version, which needs more of it while it is imported
+                import sentence_transformers  # noqa: F401
+            import bm25s  # noqa: F401
+            import faiss  # noqa: F401
     finally:
         gc.freeze()
         if collecting:

@@ -1,4 +1,7 @@
-"""The composition root: settings in, a working Pipeline out. Heavy imports live inside the functions."""
+"""The composition root: settings in, a working Pipeline out, or the part of one that a service serves alone.
+
+Heavy imports live inside the functions.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,14 @@ from typing import TYPE_CHECKING
 from capacity import Measured, Plan
 from rag import artifact
 from rag.admission import Admission, Budget
+from rag.admitted import AdmittedGenerator
 from rag.errors import BackendRefused, Failed
 from rag.imports import import_libraries
-from rag.pipeline import Pipeline
+from rag.parts import Llm, Retrieval
+from rag.pipeline import CANARY, Pipeline
 from rag.planning import make_plan, planned_backend, recheck
+from rag.retrieval_plan import make_retrieval_plan
+from rag.seams import Embedder, Generator, Retriever
 from rag.sessions import Sessions
 from rag.settings import Settings
 
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
     from rag.generation import TextGenerator
 
 _log = logging.getLogger(__name__)
+
+# A session that its orchestrator has forgotten is closed this much later than the orchestrator would have.
+_ORPHAN_S = 60.0
 
 
 def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeline:
@@ -38,23 +48,82 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
         verify_artifact(Path(settings.artifact))
     on_phase("planning")
     plan = make_plan(settings)
+    device, threads, runtime_bytes = _import_libraries(settings, on_phase)
+    retrieval = _load_retrieval(settings, device, on_phase)
+    settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase)
+    compare_with_plan(settings, plan, generator.engine, runtime_bytes)
+    admission = admission_of(settings, plan, generator.engine)
+    pipeline = make_pipeline(settings, retrieval.embedder, retrieval.retriever, generator, admission)
+    on_phase("answering the canary")
+    pipeline.canary()
+    return pipeline
+
+
+def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retrieval:
+    """Embedder and index alone, on a plan of their own, and a real retrieval. Raises as load_pipeline does."""
+    on_phase("planning")
+    plan = make_retrieval_plan(settings)
+    device, _, runtime_bytes = _import_libraries(settings, on_phase)
+    retrieval = _load_retrieval(settings, device, on_phase)
+    told = {"planned": dict(plan.need_bytes), "have_bytes": plan.have_bytes, "measured": {"runtime": runtime_bytes}}
+    _log.info(json.dumps({"event": "plan", **told}))
+    on_phase("answering the canary")
+    retrieval.retriever.retrieve(CANARY, top_k=settings.top_k)
+    return retrieval
+
+
+def load_llm(settings: Settings, on_phase: Callable[[str], None]) -> Llm:
+    """The LLM alone, on a plan of its own, and a real generation. Raises as load_pipeline does."""
+    on_phase("planning")
+    plan = make_plan(settings, with_retrieval=False)
+    device, threads, runtime_bytes = _import_libraries(settings, on_phase)
+    settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase, with_retrieval=False)
+    compare_with_plan(settings, plan, generator.engine, runtime_bytes, with_retrieval=False)
+    admission = admission_of(settings, plan, generator.engine)
+    admitted = AdmittedGenerator(generator, admission, idle_s=settings.session_idle_s + _ORPHAN_S)
+    llm = Llm(admitted, generator.published_tokenizer(), plan)
+    on_phase("answering the canary")
+    llm.canary()
+    return llm
+
+
+def make_pipeline(
+    settings: Settings, embedder: Embedder, retriever: Retriever, generator: Generator, admission: Admission
+) -> Pipeline:
+    """The pipeline over three filled seams, wherever they live."""
+    return Pipeline(
+        embedder,
+        retriever,
+        generator,
+        admission,
+        Sessions(admission, generator, lifetime_s=settings.session_s, idle_s=settings.session_idle_s),
+        default_top_k=settings.top_k,
+        default_min_score=settings.min_score,
+        deadline_s=settings.deadline_s,
+        stream_deadline_s=settings.stream_deadline_s,
+    )
+
+
+def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tuple[str, int, int]:
+    """The device to compute on, the threads to do it with, and what the process holds before any model, in bytes."""
     on_phase("importing")
-    import_libraries()  # all of them here, so that what they take counts as the process's own
+    import_libraries(with_retrieval=settings.variant != "llm")  # all here: what they take is the process's own
     import torch
 
     threads = settings.threads or cores()
     torch.set_num_threads(threads)
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, threads, _runtime_bytes(device)
+
+
+def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], None]) -> Retrieval:
     from rag.embedding import SentenceTransformerEmbedder
     from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
     from rag.index import Index
     from rag.reranking import CrossEncoderReranker
     from rag.retrieval import HybridRetriever
-
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    runtime_bytes = _runtime_bytes(device)
 
     on_phase("loading the embedder")
     embedder = SentenceTransformerEmbedder.load(
@@ -73,25 +142,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
             settings.reranker, device=device, trust_remote_code=settings.trust_remote_code
         )
     weights = MULTILINGUAL_EMBEDDER if embedder.reads_portuguese() else ENGLISH_EMBEDDER
-    retriever = HybridRetriever(index, embedder, fusion=Fusion(embedder, weights), reranker=reranker)
-    settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase)
-    compare_with_plan(settings, plan, generator.engine, runtime_bytes)
-    admission = admission_of(settings, plan, generator.engine)
-    sessions = Sessions(admission, generator, lifetime_s=settings.session_s, idle_s=settings.session_idle_s)
-    pipeline = Pipeline(
-        embedder,
-        retriever,
-        generator,
-        admission,
-        sessions,
-        default_top_k=settings.top_k,
-        default_min_score=settings.min_score,
-        deadline_s=settings.deadline_s,
-        stream_deadline_s=settings.stream_deadline_s,
-    )
-    on_phase("answering the canary")
-    pipeline.canary()
-    return pipeline
+    return Retrieval(embedder, HybridRetriever(index, embedder, fusion=Fusion(embedder, weights), reranker=reranker))
 
 
 def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
@@ -120,7 +171,13 @@ def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
 
 
 def _load_llm(
-    settings: Settings, plan: Plan, device: str, threads: int, on_phase: Callable[[str], None]
+    settings: Settings,
+    plan: Plan,
+    device: str,
+    threads: int,
+    on_phase: Callable[[str], None],
+    *,
+    with_retrieval: bool = True,
 ) -> tuple[Settings, Plan, TextGenerator]:
     """The LLM on the planned backend. Where BACKEND=auto fails its self-test, on torch, by a plan made for that."""
     from rag.generation import load_generator
@@ -153,7 +210,7 @@ def _load_llm(
             raise
         _log.warning("BACKEND=auto: %s (%s). The plan is made again for torch", error.message, error.value)
     settings = settings.model_copy(update={"backend": "torch"})
-    plan, chosen = make_plan(settings), planned_backend(settings)
+    plan, chosen = make_plan(settings, with_retrieval=with_retrieval), planned_backend(settings)
     return settings, plan, load()
 
 
@@ -164,7 +221,9 @@ def verify_artifact(directory: Path) -> None:
     _log.info(json.dumps({"event": "artifact", "bytes": size_bytes, "verify_s": round(time.monotonic() - began, 3)}))
 
 
-def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int) -> None:
+def compare_with_plan(
+    settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int, *, with_retrieval: bool = True
+) -> None:
     """Hold `plan` to what loading took, and log both. Raises Failed where the KV bytes are not the plan's."""
     if engine.kv_bytes != plan.kv_bytes:
         raise Failed(
@@ -175,7 +234,10 @@ def compare_with_plan(settings: Settings, plan: Plan, engine: Engine, runtime_by
             remedy="report this with the model's config.json: the capacity model misjudges it",
         )
     measured = recheck(
-        settings, plan, Measured(weights_bytes=engine.backend.weights_bytes, runtime_bytes=runtime_bytes)
+        settings,
+        plan,
+        Measured(weights_bytes=engine.backend.weights_bytes, runtime_bytes=runtime_bytes),
+        with_retrieval=with_retrieval,
     )
     figures = {
         "planned": dict(plan.need_bytes),

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from rag import prompt
-from rag.admission import Admission, Permit
+from rag.admission import Admission, Permit, Usage
 from rag.call import Call
 from rag.errors import GenerationFailed, PromptTooLong
 from rag.language import detect_language
@@ -17,6 +17,7 @@ from rag.seams import (
     DeltaStream,
     Embedder,
     Generator,
+    KvUse,
     Language,
     Message,
     Passage,
@@ -25,6 +26,8 @@ from rag.seams import (
     Vectors,
 )
 from rag.sessions import Session, Sessions, Turn
+
+CANARY = "Qual a capital do Brasil?"
 
 # No tokenizer makes fewer tokens than one in this many characters of text; it bounds the work on a hopeless question.
 _MOST_CHARACTERS_A_TOKEN = 32
@@ -63,6 +66,28 @@ class Pipeline:
         self._default_min_score = default_min_score
         self._deadline_s = deadline_s
         self._stream_deadline_s = stream_deadline_s
+
+    @property
+    def alive(self) -> bool:
+        """Whether answers can be generated; once False it stays so until `revive`."""
+        return self.generator.alive
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self.admission.draining
+
+    def usage(self) -> Usage:
+        """The ledger as it stands."""
+        return self.admission.usage()
+
+    def kv_use(self) -> KvUse:
+        """The generator's memory as it is used."""
+        return self.generator.kv_use
+
+    def tend(self) -> None:
+        """Close the sessions that have expired."""
+        self.sessions.sweep()
 
     def embed(self, ask: Ask) -> Embedding:
         """The vectors of the texts, as queries are embedded."""
@@ -149,7 +174,7 @@ class Pipeline:
 
     def canary(self) -> None:
         """One real retrieve-and-generate. Raises GenerationFailed when nothing comes out."""
-        answer = self.answer(Ask(("Qual a capital do Brasil?",), Sampling(max_new_tokens=4)))
+        answer = self.answer(Ask((CANARY,), Sampling(max_new_tokens=4)))
         if not answer.completion_tokens and answer.finish_reason != "stop":
             raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
 

@@ -40,14 +40,15 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "u8": "u8"}
 _BLOCK_TOKENS = 32
 
 
-def make_plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings, *, with_retrieval: bool = True) -> Plan:
     """The plan for these settings on this machine, or on HARDWARE where it is set; nothing is loaded for it.
 
+    Without `with_retrieval` embedder and index are another process's (rag/retrieval_plan.py).
     CONCURRENCY=auto takes the most sessions that fit. Raises DoesNotFit with the whole refusal, InvalidRequest for
     settings that contradict the model, ModelRefused or IndexRefused where a file is missing.
     """
     try:
-        request = _request(settings)
+        request = _request(settings, with_retrieval)
         if settings.concurrency is None:
             most = largest_concurrency(request)
             _log.info("CONCURRENCY=auto: %d sessions of %d tokens fit", most, request.workload.context_tokens)
@@ -60,9 +61,9 @@ def make_plan(settings: Settings) -> Plan:
     return verdict.plan
 
 
-def recheck(settings: Settings, plan: Plan, measured: Measured) -> Plan:
+def recheck(settings: Settings, plan: Plan, measured: Measured, *, with_retrieval: bool = True) -> Plan:
     """`plan` again, by the same function, with what loading really took. Raises DoesNotFit where it no longer fits."""
-    request = _request(settings)
+    request = _request(settings, with_retrieval)
     engine = replace(request.engine, measured=measured)
     request = replace(request, engine=engine).with_changes(concurrency=plan.concurrency)
     verdict = check(request)
@@ -82,22 +83,25 @@ def _model(settings: Settings) -> Model:
     return replace(model, dtype=settings.dtype) if settings.weights else model
 
 
-def _request(settings: Settings) -> Request:
+def _request(settings: Settings, with_retrieval: bool) -> Request:
     model, hardware = _model(settings), _hardware(settings)
     paged = choose_backend(settings, model, on_cpu=hardware.is_cpu).name == "openvino"
     context = settings.context or model.max_context_tokens or 2048
     dtype = _DTYPES[settings.dtype]
-    index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
-    embedder_files = embedder_directory(settings.embedding_model).rglob("*.safetensors")
     workload = Workload(
         context_tokens=context,
         concurrency=settings.sessions,
         encoder_tokens=0,  # an encoder's prompt shares the slot with the answer (torch_t5)
-        embedder_bytes=sum(file.stat().st_size for file in embedder_files),
-        vectors=index.passages,
-        dimensions=index.dimension,
-        index_factory=index.factory,
     )
+    if with_retrieval:
+        index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
+        workload = replace(
+            workload,
+            embedder_bytes=embedder_bytes(settings),
+            vectors=index.passages,
+            dimensions=index.dimension,
+            index_factory=index.factory,
+        )
     engine = Engine(
         kv_slots=not paged,
         block_size_tokens=_BLOCK_TOKENS,
@@ -110,6 +114,12 @@ def _request(settings: Settings) -> Request:
         tensor_parallel=1,
     )
     return Request(model, hardware, workload, engine)
+
+
+def embedder_bytes(settings: Settings) -> int:
+    """Bytes of the embedder's weights."""
+    files = embedder_directory(settings.embedding_model).rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def _hardware(settings: Settings) -> Hardware:

@@ -23,6 +23,9 @@ def _artifact() -> str | None:
     return next((str(place) for place in places if is_artifact(place)), None)
 
 
+_SERVICE_URL = r"https?://[^\s,/]+/?"
+
+
 def _installed(name: str, otherwise: Path | str) -> str:
     """SageMaker puts the artifact below /opt/ml/model; where it is, it wins over what ships with the code."""
     mounted = _MODEL_DIRECTORY / name
@@ -106,6 +109,25 @@ class Settings(BaseModel):
     max_body_mb: float = Field(default=6.0, gt=0, le=25, description="Largest request body, in MB of 10⁶ bytes")
     host: str = Field(default="0.0.0.0", description="Address to listen on")
     port: int = Field(default=8080, ge=1, le=65535, description="Port; SAGEMAKER_BIND_TO_PORT wins over it")
+    variant: Literal["monolith", "microservices", "orchestrator", "vector", "llm"] = Field(
+        default="monolith",
+        description="What `serve` runs: all in one process, three services, or one of the three alone",
+    )
+    vector_url: str | None = Field(
+        default=None,
+        pattern=rf"^{_SERVICE_URL}$",
+        description="Where a vector service runs already; unset: the microservices variant starts one",
+    )
+    llm_url: str | None = Field(
+        default=None,
+        pattern=rf"^{_SERVICE_URL}(,{_SERVICE_URL})*$",
+        description="The same for the LLM service; several, by commas, share the load",
+    )
+    vector_port: int = Field(default=5001, ge=1, le=65535, description="Port of the vector service")
+    llm_port: int = Field(default=5002, ge=1, le=65535, description="Port of the LLM service")
+    hop_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds that the vector service may take for an answer"
+    )
     trust_remote_code: bool = Field(
         default=False, description="`1` runs code that comes with a model. Off for a reason"
     )
@@ -175,6 +197,11 @@ class Settings(BaseModel):
     def sessions(self) -> int:
         """The most sessions there may be: CONCURRENCY, or what `auto` chooses from."""
         return _MOST_AUTO_SESSIONS if self.concurrency is None else self.concurrency
+
+    @property
+    def llm_urls(self) -> list[str]:
+        """Where the LLM services are."""
+        return (self.llm_url or f"http://127.0.0.1:{self.llm_port}").split(",")
 
     @property
     def places(self) -> int:

@@ -19,9 +19,14 @@ STOREYS = [
         "example",
         "load",
         "planning",
+        "retrieval_plan",
     },
     {
         "build_index",
+        "admitted",
+        "hops",
+        "parts",
+        "remote_admission",
         "fusion",
         "grounding",
         "pipeline",
@@ -49,6 +54,7 @@ STOREYS = [
         "openvino_paged",
         "reranking",
         "schema",
+        "service",
         "settings",
         "torch_slots",
         "torch_t5",
@@ -59,7 +65,9 @@ STOREYS = [
         "backend",
         "blocks",
         "call",
+        "chat_tokenizer",
         "checkpoint",
+        "circuit",
         "conformance",
         "embedding_store",
         "index_store",
@@ -95,7 +103,8 @@ def imported(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ([f"rag.{alias.name}" for alias in node.names] if node.module == "rag" else [node.module])
+            whole = node.module in {"rag", "microservices"}
+            yield from ([f"{node.module}.{alias.name}" for alias in node.names] if whole else [node.module])
 
 
 def storey(module: str) -> int:
@@ -117,13 +126,17 @@ def test_capacity_imports_nothing_of_ours(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "rag").glob("*.py")), ids=lambda path: path.name)
 def test_rag_sees_capacity_only_where_plans_are_made_and_kept(path: Path) -> None:
-    if path.stem not in {"backend_choice", "load", "planning"}:
+    if path.stem not in {"backend_choice", "load", "parts", "planning", "retrieval_plan"}:
         assert not any(name.split(".")[0] in {"capacity", "deploy"} for name in imported(path))
 
 
 @pytest.mark.parametrize(
-    "module", ["boot", "load", "pipeline", "schema", "settings", "wire", "seams", "errors", "prompt"]
-)
+    "module",
+    [
+        "serve", "inference.py", "container.py", "microservices/orchestrator.py", "microservices/supervisor.py",
+        "microservices/vector_service.py", "microservices/llm_service.py",
+    ],
+)  # fmt: skip
 def test_what_serves_http_starts_without_the_heavy_libraries(module: str) -> None:
     seen: set[str] = set()
     pending = [module]
@@ -132,10 +145,29 @@ def test_what_serves_http_starts_without_the_heavy_libraries(module: str) -> Non
         if current in seen:
             continue
         seen.add(current)
-        for name in imported(ROOT / "rag" / f"{current}.py", at_import_time=True):
+        for name in imported(ROOT / current, at_import_time=True):
             assert name.split(".")[0] not in HEAVY, f"{module} → {current} imports {name}"
-            if name.startswith("rag."):
-                pending.append(name.split(".")[1])
+            file = f"{name.replace('.', '/')}.py"
+            if (ROOT / file).is_file():
+                pending.append(file)
+    assert "rag/errors.py" in seen, "the imports of our own were followed"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "microservices").glob("*.py")), ids=lambda path: path.name)
+def test_the_services_are_faces_over_rag(path: Path) -> None:
+    """They know rag's seams and the HTTP application, never an engine, an index or the capacity model."""
+    outer = {
+        "boot", "call", "errors", "hangups", "hops", "load", "parts", "pipeline", "remote", "remote_admission", "seams",
+        "service", "settings", "telemetry", "wire",
+    }  # fmt: skip
+    inner = {"capacity", *(f"rag.{name}" for name in RAG - outer)}
+    assert not set(imported(path)) & inner
+
+
+def test_rag_does_not_know_who_serves_it() -> None:
+    above = {"inference", "container", "microservices", "serve", "flask", "gunicorn"}
+    for module in RAG:
+        assert not {name.split(".")[0] for name in imported(ROOT / "rag" / f"{module}.py")} & above, module
 
 
 def test_every_setting_stands_in_the_readme() -> None:

@@ -1,0 +1,223 @@
+"""Starts the services, waits on their health, restarts the one that dies, and ends them in order.
+
+A service that exits, falls silent or reports a dead engine is started again, with a delay that doubles while it keeps
+failing. One whose loading failed stays as it is, since its /health says why and another start would say the same. On
+SIGTERM the orchestrator ends first, with what it is answering, then the services behind it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag.errors import Failed, NotReady, RagError, Unreachable
+from rag.service import Service
+
+_log = logging.getLogger(__name__)
+
+_SERVE = Path(__file__).resolve().parents[1] / "serve"
+_TURN_S = 0.1
+_WATCH_S = 1.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 30.0
+_STEADY_S = 30.0  # a service that was ready for so long starts again at once when it dies
+_MOST_SILENT_S = 30.0
+_DRAIN_S, _STOP_S = 23.0, 5.0  # together under the 30 s after which SageMaker kills
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """What to run, and where its health is asked."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    url: str
+    health_path: str = "/health"
+
+
+class Child:
+    """One service: its process, its health, and when it is started again."""
+
+    def __init__(self, spec: ServiceSpec) -> None:
+        self.spec = spec
+        self.phase = "stopped"
+        self.restarts = -1
+        self._service = Service(spec.name, spec.url, timeout_s=1.0, connections=1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._start_at = 0.0
+        self._delay_s = _FIRST_DELAY_S
+        self._look_at = 0.0
+        self._ready_since: float | None = None
+        self._heard_at: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process."""
+        return None if self._process is None else self._process.pid
+
+    def turn(self, now: float) -> None:
+        """Start, look at, or give up the process, whatever is due at `now` (seconds, monotonic)."""
+        if self._process is None:
+            if now >= self._start_at:
+                self._start()
+            return
+        status = self._process.poll()
+        if status is not None:
+            self._ended(now, f"ended with status {status}")
+        elif now >= self._look_at:
+            self._look(now)
+
+    def stop(self, limit_s: float) -> None:
+        """SIGTERM, and SIGKILL for what has not ended within `limit_s`."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            _tell("killed", self.spec.name, reason=f"did not end within {limit_s:g} s")
+            self._process.kill()
+            self._process.wait()
+
+    def send(self, number: int) -> None:
+        """Pass a signal on."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            list(self.spec.command),
+            env=dict(self.spec.environment),
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no other thread runs while services are started
+        )
+        self.restarts += 1
+        self.phase = "starting"
+        self._ready_since = self._heard_at = None
+        self._look_at = 0.0
+        _tell("started", self.spec.name, pid=self._process.pid, restarts=self.restarts)
+
+    def _ended(self, now: float, reason: str) -> None:
+        steady = self._ready_since is not None and now - self._ready_since > _STEADY_S
+        self._delay_s = _FIRST_DELAY_S if steady else self._delay_s
+        _tell("ended", self.spec.name, reason=reason, restart_in_s=self._delay_s)
+        self._process = None
+        self.phase = "stopped"
+        self._start_at = now + self._delay_s
+        self._delay_s = min(_LONGEST_DELAY_S, 2 * self._delay_s)
+
+    def _look(self, now: float) -> None:
+        was = self.phase
+        try:
+            self._service.health(self.spec.health_path)
+        except Unreachable:
+            self.phase = "unreachable" if was != "starting" else was
+        except NotReady as error:
+            self._heard_at = now
+            self.phase = f"failed: {error.message}" if isinstance(error, Failed) else str(error.value)
+            if isinstance(error, Failed) and error.value == "dead":
+                self._give_up(now, error.message)
+        except RagError as error:
+            self.phase = error.message
+        else:
+            self._heard_at = now
+            self._ready_since = self._ready_since or now
+            self.phase = "ready"
+        if self.phase != was:
+            _tell("phase", self.spec.name, phase=self.phase)
+        if self.phase == "unreachable" and self._heard_at is not None and now - self._heard_at > _MOST_SILENT_S:
+            self._give_up(now, f"silent for {_MOST_SILENT_S:g} s")
+        self._look_at = now + (_WATCH_S if self.phase == "ready" else _TURN_S)
+
+    def _give_up(self, now: float, reason: str) -> None:
+        assert self._process is not None, "only a running process is looked at"
+        self._process.kill()
+        self._process.wait()
+        self._ended(now, reason)
+
+
+class Supervisor:
+    """Runs until SIGTERM or SIGINT. `specs` are in the order of ending: what asks comes before what is asked."""
+
+    def __init__(self, specs: Sequence[ServiceSpec], clock: Callable[[], float] = time.monotonic) -> None:
+        self.children = [Child(spec) for spec in specs]
+        self._clock = clock
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Exit status 0 once everything has ended."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._pass_on)
+        try:
+            while not self._stopping.wait(_TURN_S):
+                for child in self.children:
+                    child.turn(self._clock())
+        finally:
+            self._end()
+        return 0
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopping.set()
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        for child in self.children:
+            child.send(number)
+
+    def _end(self) -> None:
+        first, *others = self.children
+        first.stop(_DRAIN_S)
+        stoppers = [threading.Thread(target=child.stop, args=(_STOP_S,)) for child in others]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+
+def service_specs(
+    environment: Mapping[str, str],
+    *,
+    port: int,
+    vector_port: int,
+    llm_port: int,
+    vector_url: str | None,
+    llm_url: str | None,
+    arguments: Sequence[str] = (),
+) -> list[ServiceSpec]:
+    """The orchestrator, and each service that no URL places elsewhere; `arguments` are for the orchestrator."""
+    internal = {**environment, "HOST": "127.0.0.1"}
+    vector_at, llm_at = (f"http://127.0.0.1:{number}" for number in (vector_port, llm_port))
+    outer = {**environment, "VECTOR_URL": vector_url or vector_at, "LLM_URL": llm_url or llm_at}
+    specs = [
+        ServiceSpec("orchestrator", _command("orchestrator", *arguments), outer, f"http://127.0.0.1:{port}", "/ping")
+    ]
+    if vector_url is None:
+        # An accelerator is the LLM's: two processes on one card would each plan for the whole of it.
+        specs.append(ServiceSpec("vector", _command("vector"), {**internal, "DEVICE": "cpu"}, vector_at))
+    if llm_url is None:
+        specs.append(ServiceSpec("llm", _command("llm"), internal, llm_at))
+    return specs
+
+
+def _command(variant: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(_SERVE), "--variant", variant, *arguments]
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the service: a supervisor that is killed leaves nothing behind."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _tell(event: str, name: str, **more: object) -> None:
+    _log.info(json.dumps({"event": f"service_{event}", "name": name, **more}, ensure_ascii=False))

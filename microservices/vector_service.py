@@ -1,0 +1,37 @@
+"""The vector service: POST /embed, POST /retrieve, GET /health. A face over rag's embedder and retriever."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+
+from microservices.face import JSON, face
+from rag import hops
+from rag.boot import Boot
+from rag.hops import VectorFacts
+from rag.parts import Retrieval
+
+
+def create_app(boot: Boot[Retrieval]) -> Flask:
+    """The application around a Boot that somebody else starts."""
+
+    def facts(retrieval: Retrieval) -> bytes:
+        embedder = retrieval.embedder
+        return hops.write(hops.VECTOR_FACTS, VectorFacts(embedder.name, embedder.dimension))
+
+    app = face("vector", boot, facts)
+
+    @app.post("/embed")
+    def embed() -> Response:
+        call = hops.read(hops.EMBED_CALL, request.get_data())
+        vectors = boot.loaded().embedder.embed_queries(call.texts)
+        return Response(hops.write_vectors(vectors), mimetype="application/octet-stream")
+
+    @app.post("/retrieve")
+    def retrieve() -> Response:
+        call = hops.read(hops.RETRIEVE_CALL, request.get_data())
+        passages = boot.loaded().retriever.retrieve(
+            call.question, top_k=call.top_k, filters=call.filters, min_score=call.min_score
+        )
+        return Response(hops.write_passages(passages), mimetype=JSON)
+
+    return app
