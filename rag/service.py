@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -182,7 +182,7 @@ class Lines:
     def __init__(self, service: Service, response: BaseHTTPResponse, on_end: Callable[[int], None]) -> None:
         self._service = service
         self._response = response
-        self._lines: Iterator[bytes] = iter(response)
+        self._lines = _lines_of(response)
         self._on_end = on_end
         self._received_bytes = 0
         self._reading = threading.Lock()
@@ -228,8 +228,13 @@ class Lines:
     def _end(self) -> None:
         if not self._closed:
             self._closed = True
+            self._lines.close()
             self._response.close()  # after the last line the connection has gone back to the pool already
             self._on_end(self._received_bytes)
+
+
+def _lines_of(response: BaseHTTPResponse) -> Generator[bytes, None, None]:
+    yield from response
 
 
 class _Broken(Unreachable):
