@@ -31,14 +31,14 @@ def pipeline(generator: FakeGenerator) -> Pipeline:
 
 
 @pytest.fixture
-def boot(pipeline: Pipeline) -> Boot:
+def boot(pipeline: Pipeline) -> Boot[Pipeline]:
     boot = Boot(lambda _: pipeline)
     boot.start()
     boot.join()
     return boot
 
 
-def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot, generator: FakeGenerator) -> None:
+def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot[Pipeline], generator: FakeGenerator) -> None:
     assert boot.unready() is None
     generator.alive = False
     assert isinstance(boot.unready(), NotReady)
@@ -51,7 +51,7 @@ def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot, generator
 
 
 def test_sessions_are_lost_with_the_engine_and_their_memory_is_free(
-    boot: Boot, pipeline: Pipeline, generator: FakeGenerator
+    boot: Boot[Pipeline], pipeline: Pipeline, generator: FakeGenerator
 ) -> None:
     pipeline.sessions.open()
     generator.alive = False
@@ -59,9 +59,9 @@ def test_sessions_are_lost_with_the_engine_and_their_memory_is_free(
     assert pipeline.admission.usage().reserved_blocks == 0
 
 
-def test_ping_says_that_the_container_is_stopping(boot: Boot) -> None:
+def test_ping_says_that_the_container_is_stopping(boot: Boot[Pipeline]) -> None:
     boot.drain(0.01)
     assert isinstance(boot.unready(), Draining)
     with pytest.raises(Draining):
-        boot.pipeline()
+        boot.loaded()
     boot.close()
