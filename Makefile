@@ -73,6 +73,12 @@ check: $(VENV)/.installed-test ## ruff and mypy
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
 
+RUNTIME_PORT ?= 8090
+
+.PHONY: local-endpoint
+local-endpoint: install index $(VENV)/.installed-deploy ## The container behind a stand-in of the SageMaker Runtime, for boto3
+	@INDEX=$(INDEX) exec $(PY) -m deploy local --port $(RUNTIME_PORT) $(if $(ENDPOINT_NAME),--endpoint-name $(ENDPOINT_NAME))
+
 .PHONY: bench
 bench: install index $(VENV)/.installed-test ## What is measured, one script a question (see benchmarks/)
 	@$(PY) -m benchmarks.load
@@ -97,7 +103,12 @@ $(VENV)/.installed-artifact: $(VENV)/.installed requirements-artifact.txt
 	@$(PIP) install -r requirements-artifact.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed-artifact requirements-test.txt
+$(VENV)/.installed-deploy: requirements-deploy.txt | $(PY)
+	@echo "Installing requirements-deploy.txt"
+	@$(PIP) install -r requirements-deploy.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-artifact requirements-test.txt requirements-deploy.txt
 	@echo "Installing requirements-test.txt"
 	@$(PIP) install -r requirements-test.txt
 	@touch $@

@@ -1,0 +1,92 @@
+"""A local container seen as an endpoint: its state follows from what /ping answers, as the platform decides it."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+CREATING, IN_SERVICE, UNHEALTHY, FAILED = "Creating", "InService", "Unhealthy", "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The platform's limits. Seconds, bytes; tests make them short."""
+
+    plain_s: float = 60.0
+    stream_s: float = 480.0
+    ping_s: float = 2.0
+    ping_every_s: float = 1.0
+    start_up_s: float = 480.0
+    failed_pings: int = 3
+    body_bytes: int = 25_000_000
+    message_characters: int = 2048
+
+
+def ping_status(url: str, timeout_s: float) -> int:
+    """The status of GET /ping, or 0 where no answer came within `timeout_s`."""
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname or "127.0.0.1", where.port or 80, timeout=timeout_s)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+class LocalEndpoint:
+    """One endpoint with one container: Creating, then InService or (no 200 within the start-up window) Failed.
+
+    An endpoint in service whose pings fail several times in a row is Unhealthy until one succeeds again.
+    """
+
+    def __init__(self, name: str, container_url: str, limits: Limits) -> None:
+        self.name = name
+        self.container_url = container_url
+        self.state = CREATING
+        self.failure_reason: str | None = None
+        self._limits = limits
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"ping {name}", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> str:
+        """The state once it is no longer Creating, or Creating where `timeout_s` passed before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.state != CREATING, timeout_s)
+            return self.state
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._closed.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        began, failed = time.monotonic(), 0
+        while not self._closed.is_set():
+            status = ping_status(self.container_url, self._limits.ping_s)
+            if status == http.HTTPStatus.OK:
+                failed = 0
+                self._become(IN_SERVICE)
+            elif self.state == CREATING and time.monotonic() - began > self._limits.start_up_s:
+                self._become(
+                    FAILED,
+                    "The primary container for production variant AllTraffic did not pass the ping health check. "
+                    f"The last answer was {status or 'none'}.",
+                )
+                return
+            elif self.state == IN_SERVICE:
+                failed += 1
+                if failed >= self._limits.failed_pings:
+                    self._become(UNHEALTHY)
+            self._closed.wait(self._limits.ping_every_s)
+
+    def _become(self, state: str, reason: str | None = None) -> None:
+        with self._changed:
+            self.state, self.failure_reason = state, reason
+            self._changed.notify_all()

@@ -1,0 +1,59 @@
+"""Credentials that open nothing, and no way to the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from deploy.client import CONFIG, Client
+from deploy.local_endpoint import Limits
+from deploy.local_runtime import LocalRuntime
+from tests.unit.deploy.container import FakeContainer
+
+ENDPOINT = "rag"
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it found first
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+
+
+@pytest.fixture
+def container() -> Iterator[FakeContainer]:
+    with FakeContainer() as container:
+        yield container
+
+
+@pytest.fixture
+def runtime(container: FakeContainer) -> Iterator[LocalRuntime]:
+    """The stand-in before the fake container, with short limits."""
+    limits = Limits(plain_s=0.4, stream_s=0.6, ping_s=0.2, ping_every_s=0.02, start_up_s=0.5, failed_pings=2)
+    with LocalRuntime(limits=limits) as runtime:
+        assert runtime.serve(ENDPOINT, container.url).wait(5) == "InService"
+        yield runtime
+
+
+@pytest.fixture
+def boto(runtime: LocalRuntime) -> Any:
+    """A real boto3 client that talks to the stand-in."""
+    return boto3.client("sagemaker-runtime", endpoint_url=runtime.url, config=CONFIG)
+
+
+@pytest.fixture
+def client(runtime: LocalRuntime) -> Client:
+    return Client(ENDPOINT, endpoint_url=runtime.url, patience_s=2)
