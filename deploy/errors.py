@@ -1,0 +1,140 @@
+"""What can go wrong while deploying, as one line that names the thing, the reason and the remedy.
+
+DeployError                 exit status 1
+├── WrongOption             exit status 2: an option is wrong; nothing was asked of AWS
+├── Refused                 exit status 3: the plan does not fit; nothing was asked of AWS
+└── EndpointFailed          the endpoint did not come into service on what was deployed; carries its reason
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+# AWS's names of an error, what it means, and what helps.
+_KNOWN = (
+    (
+        ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown"),
+        "AWS throttles the account's calls",
+        "Wait a minute and repeat the command.",
+    ),
+    (
+        ("ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"),
+        "the credentials are not valid",
+        "Run `aws configure`, or sign in again.",
+    ),
+    (
+        ("ResourceLimitExceeded", "LimitExceededException", "ServiceQuotaExceededException"),
+        "a quota of the account stands in the way",
+        "Ask for more in Service Quotas, or take another INSTANCE_TYPE or fewer INSTANCES.",
+    ),
+    (
+        ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"),
+        "not allowed",
+        "Give this identity the permission.",
+    ),
+    (
+        ("NoSuchBucket", "404"),
+        "BUCKET_NAME: the bucket does not exist",
+        "Create it, in the REGION of the endpoint.",
+    ),
+)
+_LONGEST_LINE = 600
+
+
+class DeployError(Exception):
+    """The root."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = " ".join(message.split())[:_LONGEST_LINE]
+        self.remedy = remedy
+        super().__init__(f"{self.message.rstrip('.')}. {remedy}" if remedy else self.message)
+
+
+class WrongOption(DeployError):  # noqa: N818 - named for what happened
+    """An option is wrong."""
+
+    exit_status = 2
+
+
+class Refused(DeployError):  # noqa: N818
+    """The plan does not fit; `str()` is the refusal with its fixes, over several lines."""
+
+    exit_status = 3
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class EndpointFailed(DeployError):  # noqa: N818
+    """The endpoint did not come into service on what was deployed. `log_lines` are the container's last."""
+
+    def __init__(self, message: str, remedy: str = "", log_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message, remedy)
+        self.log_lines = log_lines
+
+
+def code_of(error: ClientError) -> str:
+    """AWS's name of the error."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def text_of(error: ClientError) -> str:
+    """AWS's text of the error."""
+    return str(error.response.get("Error", {}).get("Message", ""))
+
+
+def is_absent(error: ClientError) -> bool:
+    """Whether the thing asked for is not there: every service has its own way to say so."""
+    code, text = code_of(error), text_of(error).lower()
+    if code in (
+        "ResourceNotFound",
+        "ResourceNotFoundException",
+        "ObjectNotFoundException",
+        "NoSuchKey",
+        "RepositoryNotFoundException",
+        "ImageNotFoundException",
+    ):
+        return True
+    return code == "ValidationException" and ("could not find" in text or "does not exist" in text)
+
+
+def explained(error: ClientError | BotoCoreError, operation: str) -> DeployError:
+    """The one line that `error` of `operation` comes to."""
+    if isinstance(error, BotoCoreError):
+        return _explained_locally(error, operation)
+    code, text = code_of(error), text_of(error)
+    lower = text.lower()
+    if "role" in lower and any(word in lower for word in ("assume", "trust", "does not exist", "invalid")):
+        return DeployError(f"ROLE_ARN: {text}", "It must exist and let sagemaker.amazonaws.com assume it.")
+    if "already exist" in lower:
+        return DeployError(f"{operation}: {text}", "Somebody else made it meanwhile: repeat the command.")
+    for codes, reason, remedy in _KNOWN:
+        if code in codes:
+            return DeployError(f"{operation}: {reason}{f' ({text})' if text else ''}", remedy)
+    return DeployError(f"{operation}: {code}: {text}")
+
+
+def _explained_locally(error: BotoCoreError, operation: str) -> DeployError:
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return DeployError("no AWS credentials", "Run `aws configure`, or set AWS_PROFILE.")
+    if isinstance(error, NoRegionError):
+        return DeployError("no region", "Set REGION, or run `aws configure`.")
+    if isinstance(error, ProfileNotFound):
+        return DeployError(f"AWS_PROFILE: {error}", "`aws configure list-profiles` names those that are there.")
+    return DeployError(f"{operation}: {error}")

@@ -1,0 +1,26 @@
+"""The container's last log lines, from CloudWatch."""
+
+from __future__ import annotations
+
+from deploy.account import Account, Call
+from deploy.errors import DeployError
+
+
+def log_group(endpoint: str) -> str:
+    """Where SageMaker puts an endpoint's logs."""
+    return f"/aws/sagemaker/Endpoints/{endpoint}"
+
+
+def last_lines(account: Account, endpoint: str, count: int = 15) -> list[str]:
+    """The last lines of the stream that was written to last; none where there are none or they may not be read."""
+    group = log_group(endpoint)
+    newest = {"logGroupName": group, "orderBy": "LastEventTime", "descending": True, "limit": 1}
+    try:
+        streams = account.find(Call("logs", "describe_log_streams", newest))
+        if not streams or not streams["logStreams"]:
+            return []
+        wanted = {"logGroupName": group, "logStreamName": streams["logStreams"][0]["logStreamName"], "limit": count}
+        events = account.find(Call("logs", "get_log_events", wanted))
+    except DeployError:
+        return []
+    return [str(event["message"]).rstrip() for event in events["events"]] if events else []

@@ -1,0 +1,80 @@
+"""A local image → Amazon's registry (ECR), through whatever command builds and pushes images here ($(DOCKER))."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import subprocess
+from collections.abc import Callable
+
+from deploy.account import Account, Call
+from deploy.errors import DeployError
+
+Told = Callable[[str], object]
+
+
+def split_image(image: str) -> tuple[str, str]:
+    """(repository, tag) of an image's local name; "latest" where it has no tag."""
+    repository, _, tag = image.partition(":")
+    return repository, tag or "latest"
+
+
+def push(account: Account, image: str, *, docker: str, told: Told) -> str:
+    """Make the repository if need be, log in, tag and push; the image's address with its digest. Raises DeployError."""
+    repository, tag = split_image(image)
+    address = _repository(account, repository)
+    authorization = account.do(Call("ecr", "get_authorization_token", {}))["authorizationData"][0]
+    user, _, password = base64.b64decode(authorization["authorizationToken"]).decode().partition(":")
+    registry = address.partition("/")[0]
+    _run([*shlex.split(docker), "login", "--username", user, "--password-stdin", registry], password)
+    _run([*shlex.split(docker), "tag", f"{repository}:{tag}", f"{address}:{tag}"])
+    _run([*shlex.split(docker), "push", f"{address}:{tag}"])
+    pushed = pushed_image(account, image)
+    told(f"pushed {pushed}")
+    return pushed
+
+
+def pushed_image(account: Account, image: str) -> str:
+    """The address of the image in the registry, by its digest, so that a tag that moves changes nothing that runs.
+
+    An address that names a registry already is taken as it is. Raises DeployError where it was not pushed.
+    """
+    if ".amazonaws.com" in image:
+        return image
+    repository, tag = split_image(image)
+    found = account.find(
+        Call("ecr", "describe_images", {"repositoryName": repository, "imageIds": [{"imageTag": tag}]})
+    )
+    if not found or not found["imageDetails"]:
+        raise DeployError(f"IMAGE_NAME: {repository}:{tag} is not in the registry", "Push it first: make build push.")
+    return f"{_address(account, repository)}@{found['imageDetails'][0]['imageDigest']}"
+
+
+def _address(account: Account, repository: str) -> str:
+    found = account.do(Call("ecr", "describe_repositories", {"repositoryNames": [repository]}))
+    return str(found["repositories"][0]["repositoryUri"])
+
+
+def _repository(account: Account, name: str) -> str:
+    """The repository's address; it is made where there is none."""
+    found = account.find(Call("ecr", "describe_repositories", {"repositoryNames": [name]}))
+    if found is not None:
+        return str(found["repositories"][0]["repositoryUri"])
+    made = account.do(
+        Call(
+            "ecr",
+            "create_repository",
+            {"repositoryName": name, "imageScanningConfiguration": {"scanOnPush": True}},
+        )
+    )
+    return str(made["repository"]["repositoryUri"])
+
+
+def _run(command: list[str], entered: str | None = None) -> None:
+    """Run it, its output on the terminal. Raises DeployError naming the command; what is `entered` is never shown."""
+    try:
+        done = subprocess.run(command, input=entered, text=True, check=False)
+    except OSError as error:
+        raise DeployError(f"{command[0]} can't be run: {error}", "Name the command by DOCKER.") from error
+    if done.returncode:
+        raise DeployError(f"`{shlex.join(command)}` ended with status {done.returncode}")
