@@ -30,9 +30,10 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 .PHONY: help
 help: ## Show this list
 	@printf 'Usage: make TARGET [VARIABLE=value]\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nVariables: VENV PYTHON TORCH CORPUS INDEX HOST PORT DOCUMENTS OUTPUT FORMAT STRICT IMAGE_NAME BASE_IMAGE DOCKER\n'
 	@printf '  BUILD_FLAGS, and every setting that `$(PY) serve --help` lists\n'
+	@printf 'On AWS: ROLE_ARN BUCKET_NAME REGION IMAGE_NAME ENDPOINT_NAME INSTANCE_TYPE INSTANCES CONTEXT CONCURRENCY VARIANT (deploy/deploy.mk)\n'
 
 .PHONY: run
 run: install index ## Install what is missing, build the index, serve, and show how to ask
@@ -64,8 +65,9 @@ image-test: $(VENV)/.installed-test ## Build the image, print its size, put the 
 	@DOCKER="$(DOCKER)" IMAGE_NAME="$(IMAGE_NAME)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PY) -m pytest -rs -s tests/container
 
 .PHONY: test
-test: check index ## Lint, type-check, then every test
-	@$(PY) -m pytest
+test: check index ## Lint, type-check, then every test (ENDPOINT_NAME: the contract tests on that endpoint as well)
+	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest
+	@$(if $(ENDPOINT_NAME),$(MAKE) --no-print-directory smoke)
 
 .PHONY: check
 check: $(VENV)/.installed-test ## ruff and mypy
@@ -73,19 +75,16 @@ check: $(VENV)/.installed-test ## ruff and mypy
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
 
-RUNTIME_PORT ?= 8090
-
-.PHONY: local-endpoint
-local-endpoint: install index $(VENV)/.installed-deploy ## The container behind a stand-in of the SageMaker Runtime, for boto3
-	@INDEX=$(INDEX) exec $(PY) -m deploy local --port $(RUNTIME_PORT) $(if $(ENDPOINT_NAME),--endpoint-name $(ENDPOINT_NAME))
+include deploy/deploy.mk
 
 .PHONY: bench
 bench: install index $(VENV)/.installed-test ## What is measured, one script a question (see benchmarks/)
 	@$(PY) -m benchmarks.load
 
 .PHONY: clean
-clean: ## Remove what was built, but not the virtual environment
+clean: $(CLEANED_ENDPOINT) ## Remove what was built, and the endpoint ENDPOINT_NAME where it is given
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@test ! -e $(DEPLOYMENT) || sed -n 's/.*"endpoint": "\(.*\)".*/The endpoint \1 is still deployed: make clean ENDPOINT_NAME=\1/p' $(DEPLOYMENT)
 
 $(PY):
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
@@ -101,11 +100,6 @@ $(VENV)/.installed: requirements.txt | $(PY)
 $(VENV)/.installed-artifact: $(VENV)/.installed requirements-artifact.txt
 	@echo "Installing requirements-artifact.txt"
 	@$(PIP) install -r requirements-artifact.txt
-	@touch $@
-
-$(VENV)/.installed-deploy: requirements-deploy.txt | $(PY)
-	@echo "Installing requirements-deploy.txt"
-	@$(PIP) install -r requirements-deploy.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed-artifact requirements-test.txt requirements-deploy.txt

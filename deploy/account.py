@@ -34,6 +34,7 @@ class Account:
 
     def __init__(self, region: str | None = None) -> None:
         self._region = region
+        self._session: Any = None
         self._clients: dict[str, Any] = {}
 
     @property
@@ -50,8 +51,8 @@ class Account:
         """boto3's client of `service`."""
         if service not in self._clients:
             try:
-                session = boto3.Session(region_name=self._region)
-                self._clients[service] = session.client(service, config=_CONFIG)
+                self._session = self._session or boto3.Session(region_name=self._region)
+                self._clients[service] = self._session.client(service, config=_CONFIG)
             except BotoCoreError as error:
                 raise explained(error, service) from error
         return self._clients[service]

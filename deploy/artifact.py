@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from capacity import Plan
+from capacity.errors import CapacityError
 from deploy.errors import WrongOption
 
 MANIFEST = "manifest.json"
@@ -26,13 +28,13 @@ class ArtifactFile:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A directory that `make artifact` wrote. `digest` is of the manifest, so of every file."""
+    """A directory that `make artifact` wrote. `digest`: of every file, by the manifest. `plan`: the container's own."""
 
     directory: Path
     digest: str
     files: tuple[ArtifactFile, ...]
     settings: Mapping[str, str]
-    instance_type: str | None
+    plan: Plan
 
     @property
     def size_bytes(self) -> int:
@@ -83,9 +85,12 @@ def read_artifact(directory: Path) -> Artifact:
     missing = [name for name in ("LLM", "EMBEDDING_MODEL", "INDEX") if name not in settings]
     if missing:
         raise WrongOption(f"{directory / 'settings.json'} lacks {', '.join(missing)}", _AGAIN)
-    planned = _read_json(directory / "plan.json").get("instance_type") if (directory / "plan.json").exists() else None
+    try:
+        plan = Plan.from_json(_read_json(directory / "plan.json"))
+    except CapacityError as error:
+        raise WrongOption(f"{directory / 'plan.json'}: {error}", _AGAIN) from error
     digest = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
-    return Artifact(directory, digest, files, settings, planned)
+    return Artifact(directory, digest, files, settings, plan)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

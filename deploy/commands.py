@@ -49,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _push(args: argparse.Namespace, console: Console) -> int:
     account = Account(args.region)
-    push(account, args.image_name, docker=args.docker, told=lambda line: console.print(line, highlight=False))
+    push(
+        account,
+        args.image_name,
+        docker=args.docker,
+        told=lambda line: console.print(line, highlight=False, soft_wrap=True),
+    )
     return 0
 
 
@@ -85,20 +90,24 @@ def _deploy(args: argparse.Namespace, console: Console) -> int:
     if args.dry_run:
         print(json.dumps(_dry(wanted), indent=1))
         return 0
-    console.print(plan_text(plan), markup=False, highlight=False)
+    console.print(plan_text(plan), markup=False, highlight=False, soft_wrap=True)
     _print_price(plan, console)
     account = Account(args.region)
     wanted = deployment(pushed_image(account, image_name))
     uploaded = _upload(account, artifact, wanted, console)
-    console.print(f"{uploaded.uri}: {uploaded.sent_bytes} bytes sent, {uploaded.copied_bytes} copied", highlight=False)
+    console.print(
+        f"{uploaded.uri}: {uploaded.sent_bytes} bytes sent, {uploaded.copied_bytes} copied",
+        highlight=False,
+        soft_wrap=True,
+    )
     done = bring_up(account, wanted)
-    console.print(f"endpoint {endpoint} {done}: configuration {wanted.config_name}", highlight=False)
+    console.print(f"endpoint {endpoint} {done}: configuration {wanted.config_name}", highlight=False, soft_wrap=True)
     write_state(State(endpoint, account.region, args.image_name or "", bucket))
     if args.no_wait:
         return 0
     watch(account, endpoint, console, wanted_config=wanted.config_name, poll_s=args.poll_s)
     finish(account, wanted)
-    console.print(f'ask it: Client("{endpoint}", region="{account.region}").ask("…")', highlight=False)
+    console.print(f'ask it: Client("{endpoint}", region="{account.region}").ask("…")', highlight=False, soft_wrap=True)
     return 0
 
 
@@ -137,7 +146,11 @@ def _dry(wanted: Deployment) -> dict[str, object]:
 def _print_price(plan: Plan, console: Console) -> None:
     if plan.instance_type:
         usd, note = price(plan.instance_type, plan.instances)
-        console.print(f"  {'price unknown' if usd is None else f'{usd:.2f} USD an hour'} ({note})", highlight=False)
+        console.print(
+            f"  {'price unknown' if usd is None else f'{usd:.2f} USD an hour'} ({note})",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _upload(account: Account, artifact: Artifact, wanted: Deployment, console: Console) -> Uploaded:
@@ -158,17 +171,20 @@ def _clean(args: argparse.Namespace, console: Console) -> int:
     endpoint, state = args.endpoint_name, read_state()
     if endpoint is None and args.image_name and state is not None and state.image == args.image_name:
         endpoint = state.endpoint
+    if endpoint is None and args.image_name:
+        console.print(f"no endpoint was deployed from here with the image {args.image_name}", highlight=False)
+        return 0
     endpoint = checked_endpoint(endpoint)
     clean(
         Account(args.region),
         endpoint,
-        lambda line: console.print(line, highlight=False),
+        lambda line: console.print(line, highlight=False, soft_wrap=True),
         bucket=args.bucket_name,
         repository=args.repository,
         poll_s=args.poll_s,
     )
     forget_state(endpoint)
-    console.print(f"nothing of the endpoint {endpoint} is left", highlight=False)
+    console.print(f"nothing of the endpoint {endpoint} is left", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -61,7 +61,7 @@ def run_cost(account: Account, console: Console) -> int:
     """`make cost`: the table."""
     found = running(account)
     if not found:
-        console.print(f"nothing is running in {account.region}", highlight=False)
+        console.print(f"nothing is running in {account.region}", highlight=False, soft_wrap=True)
         return 0
     table = Table("endpoint", "status", "instances", "USD an hour", "USD in 730 h", "price", box=None)
     for column in (3, 4):

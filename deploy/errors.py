@@ -111,7 +111,8 @@ def is_absent(error: ClientError) -> bool:
         "ImageNotFoundException",
     ):
         return True
-    return code == "ValidationException" and ("could not find" in text or "does not exist" in text)
+    missing = ("could not find", "does not exist", "no scaling policy found", "no scalable target found")
+    return code == "ValidationException" and any(words in text for words in missing)
 
 
 def explained(error: ClientError | BotoCoreError, operation: str) -> DeployError:

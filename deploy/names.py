@@ -1,4 +1,4 @@
-"""Names of what is made on AWS. Models and configurations are never edited: their names carry a hash of what they say."""
+"""Names of what is made on AWS. Models and configurations are never edited: a name carries a hash of what it says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An artifact and a workload → the Plan that is deployed, made before AWS is asked anything.
 
-The request is the one that the container makes of the same settings when it boots, so both come to one Plan: slots as
-long as the context, one device an engine, one engine an instance.
+The request is the one that the container makes of the same settings when it boots, so both come to one Plan: one device
+an engine, one engine an instance, its blocks as the artifact's own plan has them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from capacity import Engine, Hardware, Plan, Request, Workload, check, load_hardware, load_model, make_plan, refuse
+from capacity import (
+    Engine,
+    Hardware,
+    Model,
+    Plan,
+    Request,
+    Workload,
+    check,
+    load_hardware,
+    load_model,
+    make_plan,
+    refuse,
+)
 from capacity.commands import refusal_text
 from capacity.errors import CapacityError
 from capacity.hardware import instance_types, this_machine
@@ -18,7 +30,7 @@ from deploy.artifact import Artifact
 from deploy.errors import Refused, WrongOption
 
 # What the container takes where neither the artifact nor the command says anything.
-_CONTEXT, _CONCURRENCY, _BATCH_TOKENS, _DTYPE = 1024, 16, 512, "float32"
+_CONTEXT, _CONCURRENCY, _DTYPE = 1024, 16, "float32"
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 # Above this an answer from a CPU takes longer than anyone waits, so a GPU is chosen where none is named.
 _MOST_CPU_WEIGHTS_BYTES = 2 * GIB
@@ -41,7 +53,7 @@ def plan_endpoint(artifact: Artifact, wish: Wish) -> Plan:
     Raises Refused with the fixes where it does not fit, WrongOption where a name or a number is wrong.
     """
     try:
-        named = wish.instance_type or artifact.instance_type
+        named = wish.instance_type or artifact.plan.instance_type
         if named is not None:
             return _fitting(_request(artifact, wish, load_hardware(named)), wish.instances)
         best: tuple[tuple[float, int], Plan] | None = None
@@ -96,10 +108,11 @@ def _fitting(request: Request, instances: int | None) -> Plan:
 def _request(artifact: Artifact, wish: Wish, hardware: Hardware) -> Request:
     model = load_model(str(artifact.llm))
     settings = artifact.settings
+    if "WEIGHTS" in settings:  # what int8 weights spare is held in DTYPE, whatever the file has
+        model = replace(model, dtype=settings.get("DTYPE", _DTYPE))
     context = wish.context_tokens or int(settings.get("CONTEXT", _CONTEXT)) or model.max_context_tokens or 2048
     told = settings.get("CONCURRENCY", "auto")
     concurrency = wish.concurrency or (int(told) if told != "auto" else _CONCURRENCY)
-    dtype = settings.get("DTYPE", _DTYPE)
     vectors, dimensions, factory = artifact.index()
     workload = Workload(
         context_tokens=context,
@@ -110,16 +123,44 @@ def _request(artifact: Artifact, wish: Wish, hardware: Hardware) -> Request:
         dimensions=dimensions,
         index_factory=factory,
     )
-    engine = Engine(
-        kv_slots=True,
-        kv_dtype=_FORMATS[dtype],
-        weights_dtype=None if model.quantization or model.dtype == dtype else _FORMATS[dtype],
-        max_batch_tokens=int(settings.get("MAX_BATCH_TOKENS", _BATCH_TOKENS)),
-        max_sequences=concurrency,
+    # The container's engine computes on one device, however many an instance has.
+    return Request(model, replace(hardware, devices=1), workload, _engine(artifact, hardware, model, concurrency))
+
+
+def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int) -> Engine:
+    """The engine as the container sets it up: as the artifact's own plan has it, made by the container's code.
+
+    That plan may be for the other kind of machine: a GPU then has slots in DTYPE, a CPU needs another plan.
+    """
+    planned, slots = artifact.plan, True
+    dtype = _FORMATS[artifact.settings.get("DTYPE", _DTYPE)]
+    kv_dtype, weights_dtype = dtype, None if model.quantization or _FORMATS.get(model.dtype) == dtype else dtype
+    if _is_cpu(planned) == hardware.is_cpu:
+        slots = planned.block_size_tokens == planned.context_tokens
+        kv_dtype, weights_dtype = planned.kv_dtype, planned.weights_dtype
+    elif hardware.is_cpu:
+        raise WrongOption(
+            f"the artifact was planned for {planned.hardware}, and {hardware.name} has no GPU",
+            f"Make it again: make artifact HARDWARE={hardware.name}.",
+        )
+    return Engine(
+        kv_slots=slots,
+        block_size_tokens=16 if slots else planned.block_size_tokens,
+        hybrid_allocator=False,
+        kv_dtype=kv_dtype,
+        weights_dtype=weights_dtype,
+        max_batch_tokens=planned.max_batch_tokens,
+        max_sequences=sequences,
         tensor_parallel=1,
     )
-    # The container's engine computes on one device, however many an instance has.
-    return Request(model, replace(hardware, devices=1), workload, engine)
+
+
+def _is_cpu(plan: Plan) -> bool:
+    """Whether `plan` is for a machine without a GPU. A name that the catalogue does not know is a GPU's."""
+    try:
+        return load_hardware(plan.hardware).is_cpu
+    except CapacityError:
+        return False
 
 
 def _candidates(artifact: Artifact) -> Iterable[Hardware]:

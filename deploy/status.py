@@ -33,7 +33,7 @@ def watch(
             spinner.update(f"{endpoint}: {now.status}, {elapsed}")
             if now.status != seen:
                 seen = now.status
-                console.print(f"{endpoint}: {now.status} after {elapsed}", highlight=False)
+                console.print(f"{endpoint}: {now.status} after {elapsed}", highlight=False, soft_wrap=True)
 
         try:
             settled = wait_until_settled(
@@ -51,9 +51,13 @@ def run_status(account: Account, endpoint: str, console: Console, *, poll_s: flo
     if find_endpoint(account, endpoint) is None:
         raise DeployError(f"there is no endpoint {endpoint} in {account.region}", "make deploy makes one.")
     settled = watch(account, endpoint, console, poll_s=poll_s)
-    console.print(f"{endpoint}: {settled.running} instance(s), configuration {settled.config}", highlight=False)
+    console.print(
+        f"{endpoint}: {settled.running} instance(s), configuration {settled.config}", highlight=False, soft_wrap=True
+    )
     if settled.reason:  # the last update did not come through
-        console.print(f"{endpoint}: the last update failed: {settled.reason}", highlight=False, style="yellow")
+        console.print(
+            f"{endpoint}: the last update failed: {settled.reason}", highlight=False, soft_wrap=True, style="yellow"
+        )
     return 0
 
 

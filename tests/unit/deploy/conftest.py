@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 
 from deploy.client import CONFIG, Client
@@ -14,6 +17,14 @@ from deploy.local_runtime import LocalRuntime
 from tests.unit.deploy.container import FakeContainer
 
 ENDPOINT = "rag"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _service_models_read_once() -> Iterator[None]:
+    """Every session reads botocore's large descriptions of the services anew; tests make dozens of sessions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
 
 
 @pytest.fixture(autouse=True)
