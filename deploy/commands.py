@@ -104,6 +104,7 @@ def _deploy(args: argparse.Namespace, console: Console) -> int:
     console.print(f"endpoint {endpoint} {done}: configuration {wanted.config_name}", highlight=False, soft_wrap=True)
     write_state(State(endpoint, account.region, args.image_name or "", bucket))
     if args.no_wait:
+        console.print("once it is InService, the same command sets autoscaling up", highlight=False)
         return 0
     watch(account, endpoint, console, wanted_config=wanted.config_name, poll_s=args.poll_s)
     finish(account, wanted)

@@ -59,7 +59,7 @@ def bring_up(account: Account, deployment: Deployment) -> str:
     present = find_endpoint(account, deployment.endpoint)
     if present is not None:
         _refuse_unfit(present)
-        if present.config == deployment.config_name:
+        if present.config == deployment.config_name and present.status == "InService":
             _alarm_and_scale(account, deployment)
             return "unchanged"
     _make(account, deployment.create_model(), "describe_model", "ModelName")

@@ -21,7 +21,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
 
 _LONGEST_LINE = 300
 
@@ -137,6 +143,10 @@ def from_boto(error: Exception, endpoint: str) -> CallFailed:
         return _from_client_error(error, endpoint)
     if isinstance(error, ReadTimeoutError):
         return TookTooLong(f"{endpoint}: no answer in time")
+    if isinstance(error, ParamValidationError):
+        return InvalidRequest(f"{endpoint}: {' '.join(str(error).split())[:_LONGEST_LINE]}")
+    if isinstance(error, ConnectionClosedError):
+        return ServerFailed(f"{endpoint}: the connection was closed before the answer")
     line = " ".join(str(error).split())[:_LONGEST_LINE]
     return (
         Unreachable(f"{endpoint}: {line}") if isinstance(error, BotoCoreError) else StreamBroken(f"{endpoint}: {line}")

@@ -1,7 +1,7 @@
 """The same invocation through `sagemaker-core`, the resource layer of the SageMaker SDK.
 
-Run it by `make sagemaker-core RUNTIME_URL=http://127.0.0.1:8090 ENDPOINT_NAME=rag`, or without RUNTIME_URL on AWS. It has
-a virtual environment of its own, since sagemaker-core asks for an older rich than the project's.
+Run it by `make sagemaker-core RUNTIME_URL=http://127.0.0.1:8090 ENDPOINT_NAME=rag`, or without RUNTIME_URL on AWS. It
+has a virtual environment of its own, since sagemaker-core asks for an older rich than the project's.
 """
 
 from __future__ import annotations

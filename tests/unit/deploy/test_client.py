@@ -130,6 +130,11 @@ def test_an_endpoint_that_is_not_there_and_one_that_cannot_be_reached(runtime: L
         Client("rag", endpoint_url="http://127.0.0.1:1").ask("q")
 
 
+def test_what_boto3_itself_refuses_is_an_invalid_request(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="EndpointName"):
+        Client("", runtime=client._runtime).ask("q")
+
+
 def test_without_credentials_the_line_says_so(runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,20 +90,15 @@ def test_names_follow_from_contents(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
     plan = plan_endpoint(artifact, Wish())
 
-    def made(**changes: object) -> Deployment:
-        given = {"image": "i@sha256:1", "model_data_uri": "s3://b/1/", "options": Options()} | changes
-        return Deployment(
-            endpoint="rag", role_arn="r", model_bytes=1, plan=plan, variant="monolith", bucket="b", **given
-        )  # type: ignore[arg-type]
-
-    same = made()
-    assert (same.model_name, same.config_name) == (made().model_name, made().config_name)
-    for changed in (made(image="i@sha256:2"), made(model_data_uri="s3://b/2/")):
+    same = Deployment("rag", "r", "i@sha256:1", "s3://b/1/", 1, plan, "monolith", "b")
+    again = replace(same)
+    assert (again.model_name, again.config_name) == (same.model_name, same.config_name)
+    for changed in (replace(same, image="i@sha256:2"), replace(same, model_data_uri="s3://b/2/")):
         assert changed.model_name != same.model_name
         assert changed.config_name != same.config_name
-    other = made(options=Options(capture_percent=1))
-    assert other.model_name == same.model_name
-    assert other.config_name != same.config_name
+    captured = replace(same, options=Options(capture_percent=1))
+    assert captured.model_name == same.model_name
+    assert captured.config_name != same.config_name
 
 
 @pytest.mark.parametrize(
