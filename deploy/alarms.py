@@ -28,8 +28,9 @@ def put_alarms(deployment: Deployment) -> list[Call]:
     """The calls that make them, or make them anew."""
     busy = max(1.0, CAPACITY_SHARE * sessions_per_instance(deployment.plan))
     endpoint = deployment.endpoint
+    full = _alarm(endpoint, "capacity", "ConcurrentRequestsPerModel", "Maximum", busy, minutes=3)
     return [
-        _alarm(endpoint, "capacity", "ConcurrentRequestsPerModel", "Maximum", busy, minutes=3),
+        *(() if deployment.serverless_mb else (full,)),  # a serverless endpoint has no such metric
         _alarm(endpoint, "5xx", "Invocation5XXErrors", "Sum", _MOST_5XX, minutes=2),
         # ModelLatency counts microseconds; the average, so that one long answer is no alarm.
         _alarm(endpoint, "latency", "ModelLatency", "Average", deployment.options.latency_s * 1e6, minutes=3),

@@ -1,0 +1,51 @@
+"""`python -m deploy local` as a process: what it prints works, and it ends when told to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.client import Client
+from tests.unit.deploy.container import FakeContainer
+
+ROOT = Path(__file__).parents[3]
+
+
+def start(*more: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy", "local", "--port", "0", *more],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_the_local_endpoint_is_called_as_it_says(container: FakeContainer) -> None:
+    process = start("--container-url", container.url, "--endpoint-name", "mine", "--rechunk", "3")
+    assert process.stdout is not None
+    with process.stdout:
+        told = ""
+        while "Ctrl-C ends both" not in told:
+            line = process.stdout.readline()
+            assert line, told
+            told += line
+        url = re.search(r'endpoint_url="(http://127\.0\.0\.1:\d+)"', told)
+        assert url is not None
+        client = Client("mine", endpoint_url=url[1])
+        assert client.ask("q")["text"] == "Brasília: q"
+        assert list(client.stream("q")) == container.events("q")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_container_that_ends_before_it_is_ready_ends_the_command() -> None:
+    process = start(CONCURRENCY="many")
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Failed: the container ended before it was ready" in told
