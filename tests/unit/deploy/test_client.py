@@ -131,8 +131,8 @@ def test_an_endpoint_that_is_not_there_and_one_that_cannot_be_reached(runtime: L
 
 
 def test_what_boto3_itself_refuses_is_an_invalid_request(client: Client) -> None:
-    with pytest.raises(InvalidRequest, match="EndpointName"):
-        Client("", runtime=client._runtime).ask("q")
+    with pytest.raises(InvalidRequest, match="SessionId"):
+        client.invoke({"query": "q"}, SessionId=7)
 
 
 def test_without_credentials_the_line_says_so(runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
