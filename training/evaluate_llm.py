@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -22,28 +21,12 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.agreement import contains, exact
 from rag.documents import Document, read_folder
 from rag.prompt import NOT_IN_PASSAGES, write_messages
 from training.exercise import passage
 
 ROOT = Path(__file__).resolve().parents[1]
-_ARTICLES = frozenset(["o", "a", "os", "as", "um", "uma", "the", "an"])
-
-
-def normalised(answer: str) -> str:
-    """Lower case without punctuation, articles and doubled blanks, as SQuAD compares answers; accents stay."""
-    words = re.sub(r"[^\w\s]", " ", unicodedata.normalize("NFC", answer).lower()).split()
-    return " ".join(word for word in words if word not in _ARTICLES)
-
-
-def exact(answer: str, references: Sequence[str]) -> bool:
-    """Whether the answer equals one of the references after normalisation."""
-    return normalised(answer) in {normalised(reference) for reference in references}
-
-
-def contains(answer: str, references: Sequence[str]) -> bool:
-    """Whether a reference stands in the answer, word for word."""
-    return any(f" {normalised(reference)} " in f" {normalised(answer)} " for reference in references)
 
 
 def distractors(question: str, documents: Sequence[Document], language: str, count: int) -> list[Document]:
