@@ -1,22 +1,24 @@
 """Questions written over the shipped corpus, as exercises in the shape of serving.
 
 `corpus_questions.jsonl` holds {question, answer, source, language} a line; the answer stands in the source word for
-word. None of them is worded as a question of benchmarks/questions.jsonl, which stays apart for the evaluation; many of
-the facts are the same.
+word. None of them is worded nearly as a question of benchmarks/questions.jsonl, which stays apart for the evaluation;
+many of the facts are the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from rag.documents import read_folder
-from training.curriculum import Curriculum
+from training import lexicon
 from training.exercise import Exercise, Question, passage
-from training.packing import Packed
 from training.prose import Document, nearest
 
 # A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
@@ -24,52 +26,94 @@ FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Bra
 QUESTIONS = Path(__file__).parent / "corpus_questions.jsonl"
 
 
+Asked: TypeAlias = dict[str, list[Question]]
+"""Questions by the title of the document that answers them."""
+
+# An answer that invented words can stand for: a name, or a number with no more than its unit.
+_NAME = re.compile(r"[A-ZÀ-Ú][\w'-]+(?: (?:(?:de|da|do|dos|of|van) )?[A-ZÀ-Ú][\w'-]+)*")
+_DIGITS = re.compile(r"\d+")
+
+
 class CorpusQuestions:
-    """Draws exercises over the corpus; the other share comes from the generated ones of the last stages."""
+    """Draws exercises over the corpus: whole documents as a retriever has them, or the sentences that answer."""
 
-    def __init__(
-        self, generated: Curriculum, folder: Path, questions: Path = QUESTIONS, *, corpus_share: float = 0.9
-    ) -> None:
-        self.documents = generated.documents
-        self._generated = generated
-        self._corpus_share = corpus_share
-        self._by_title = {document.title: document for document in generated.documents}
-        self._nearest = nearest(generated.documents, 6)
-        self._asked = read_questions(questions, folder)
+    def __init__(self, documents: Sequence[Document], asked: Asked, beside: Mapping[str, Sequence[Document]]) -> None:
+        self._by_title = {document.title: document for document in documents}
+        self._nearest = beside
+        self._asked = asked
+        self._first = [title for title in FIRST_ASKED if title in asked] or sorted(asked)
 
-    def draw(self, rng: Random, stage: int) -> Exercise | Packed:
-        """The next exercise: over one to three documents of the corpus, or a generated one of this stage."""
-        if rng.random() > self._corpus_share:
-            return self._generated.draw(rng, stage)
-        return self.exercise(rng)
+    def exercise(self, rng: Random, *, passages: int, whole: bool) -> Exercise:
+        """A document, mostly first as a retriever would have it, near ones beside it, and questions over the former.
 
-    def exercise(self, rng: Random) -> Exercise:
-        """A document, mostly first as a retriever would have it, near ones beside it, and questions over the former."""
+        Unless `whole`, documents are cut to a few sentences and questions to what those answer.
+        """
         first = rng.random() < 0.08
-        title = rng.choice(FIRST_ASKED if first else sorted(self._asked))
-        beside = self._beside(rng, title, rng.choice((0, 0, 1, 1, 2)))
+        title = rng.choice(self._first if first else sorted(self._asked))
+        language = self._by_title[title].language
+        beside = self._beside(rng, title, passages - 1)
         if first and rng.random() < 0.6:
-            beside = [self._by_title[other] for other in FIRST_ASKED if other != title][: rng.randint(1, 2)]
-        titles = [title, *(document.title for document in beside)]
+            beside = [self._by_title[other] for other in self._first if other != title][: passages - 1]
+        elif beside and rng.random() < 0.1:
+            foreign = [other for other in self._by_title.values() if other.language != language]
+            beside[-1] = rng.choice(foreign or beside)
+        shown = [self._by_title[title], *beside]
+        if not whole:
+            shown = [document.excerpt(rng.randrange(len(document.sentences)), 2) for document in shown]
         if rng.random() < 0.3:
-            rng.shuffle(titles)
-        questions = rng.sample(self._asked[title], min(6, len(self._asked[title])))
-        for document in beside:
-            questions += rng.sample(
-                self._asked.get(document.title, []), min(2, len(self._asked.get(document.title, [])))
-            )
-        if rng.random() < 0.6:
-            strange = rng.choice([other for other in sorted(self._asked) if other not in titles])
-            together = " ".join(self._by_title[name].text for name in titles)
-            for question in rng.sample(self._asked[strange], 2):
-                if question.answer and question.answer not in together:
-                    questions.append(Question(question.text, None, question.language))
-        passages = tuple(passage(name, self._by_title[name].text) for name in titles)
-        return Exercise(passages, tuple(replace(question, text=reworded(rng, question.text)) for question in questions))
+            rng.shuffle(shown)
+        titles = {document.title for document in shown}
+        together = " ".join(document.text for document in shown)
+        questions: list[Question] = []
+        for document in shown:
+            mine = self._asked.get(document.title, [])
+            answered = [q for q in mine if q.language == language and q.answer and q.answer in document.text]
+            questions += rng.sample(answered, min(8 if document.title == title else 3, len(answered)))
+        if rng.random() < 0.6 or not questions:
+            strangers = [q for other in sorted(self._asked) if other not in titles for q in self._asked[other]]
+            strange = [q for q in strangers if q.language == language and q.answer and q.answer not in together]
+            questions += [replace(question, answer=None) for question in rng.sample(strange, min(2, len(strange)))]
+        exercise = Exercise(
+            tuple(passage(document.title, document.text) for document in shown),
+            tuple(replace(question, text=reworded(rng, question.text)) for question in questions),
+        )
+        return renamed(rng, exercise) if rng.random() < 0.5 else exercise
 
     def _beside(self, rng: Random, title: str, count: int) -> list[Document]:
-        near = [document for document in self._nearest[title] if document.title in self._by_title]
-        return rng.sample(near, min(count, len(near)))
+        return rng.sample(self._nearest[title], min(count, len(self._nearest[title])))
+
+
+def renamed(rng: Random, exercise: Exercise) -> Exercise:
+    """The exercise with most of its answers' names and numbers exchanged for invented ones, wherever they stand.
+
+    What the documents say cannot be learnt by heart so: the answer has to be read.
+    """
+    others: dict[str, str] = {}
+    for question in exercise.questions:
+        if not question.answer or rng.random() < 0.2:
+            continue
+        if _NAME.fullmatch(question.answer):
+            draw = lexicon.person if " " in question.answer else lexicon.city
+            others.setdefault(question.answer, draw(rng, question.language).text)
+        else:
+            for digits in _DIGITS.findall(question.answer):
+                first = str(rng.randint(1, 9))
+                others.setdefault(digits, first + "".join(str(rng.randint(0, 9)) for _ in digits[1:]))
+    if not others:
+        return exercise
+    longest_first = sorted(others, key=len, reverse=True)
+    known = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+
+    def exchange(text: str) -> str:
+        return known.sub(lambda found: others[found.group()], text)
+
+    shown = tuple(passage(exchange(old.title), exchange(old.text)) for old in exercise.passages)
+    together = "\n".join(new.text for new in shown)
+    asked = [
+        replace(question, text=exchange(question.text), answer=question.answer and exchange(question.answer))
+        for question in exercise.questions
+    ]
+    return Exercise(shown, tuple(question for question in asked if not question.answer or question.answer in together))
 
 
 def reworded(rng: Random, text: str) -> str:
@@ -85,13 +129,13 @@ def reworded(rng: Random, text: str) -> str:
     return changed if rng.random() < 0.3 else changed + "?"
 
 
-def read_questions(path: Path, folder: Path) -> dict[str, list[Question]]:
+def read_questions(path: Path, folder: Path) -> Asked:
     """Questions by the title of the document that answers them."""
     titles = {}
     for document in read_folder(folder).documents:
         titles[str(document.metadata["source"])] = document.title
         titles[f"{document.metadata['source']}#{document.id}"] = document.title
-    asked: dict[str, list[Question]] = {}
+    asked: Asked = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row.get("answers") == []:
@@ -101,13 +145,24 @@ def read_questions(path: Path, folder: Path) -> dict[str, list[Question]]:
     return asked
 
 
-def exam(documents: Sequence[Document], folder: Path, questions: Path) -> list[Exercise]:
-    """One exercise a question, with its document first and the two nearest ones after it."""
+def held_apart(asked: Asked) -> tuple[Asked, Asked]:
+    """The questions to train on, and one in thirty apart: they follow the training, and don't take part in it."""
+    trained: Asked = {}
+    apart: Asked = {}
+    for title, questions in asked.items():
+        for question in questions:
+            chosen = apart if zlib.crc32(question.text.encode()) % 30 == 0 else trained
+            chosen.setdefault(title, []).append(question)
+    return trained, apart
+
+
+def exam(documents: Sequence[Document], asked: Asked) -> list[Exercise]:
+    """The questions over each document, with that document first and the two nearest ones after it."""
     by_title = {document.title: document for document in documents}
     near = nearest(documents, 2)
     exercises = []
-    for title, asked in read_questions(questions, folder).items():
+    for title, questions in asked.items():
         shown = [by_title[title], *near[title]]
         passages = tuple(passage(document.title, document.text) for document in shown)
-        exercises += [Exercise(passages, (question,)) for question in asked]
+        exercises.append(Exercise(passages, tuple(questions)))
     return exercises

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rag.seams import Language
 from training import facts, lexicon, prose, spans
+from training.corpus_questions import Asked, CorpusQuestions
 from training.exercise import Exercise, Question, passage
 from training.packing import Packed, pack_sequence
 from training.prose import Document
@@ -22,33 +23,46 @@ from training.tokenizer import SPECIAL_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1)."""
+    """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1).
+
+    The shares of bare copying, of spans of prose and of questions over the corpus; generated facts have the rest.
+    """
 
     passages: int
     facts: int
-    prose_share: float
     copying_share: float
+    prose_share: float
+    corpus_share: float
     unanswerable: float
+    batch_tokens: int
     loss: float
     latest: float
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage(1, 1, 0.00, 0.10, 0.00, 1.6, 0.10),
-    Stage(1, 3, 0.10, 0.02, 0.00, 0.8, 0.45),
-    Stage(2, 3, 0.25, 0.01, 0.10, 0.8, 0.60),
-    Stage(3, 3, 0.40, 0.01, 0.13, 0.8, 0.72),
-    Stage(4, 4, 0.55, 0.00, 0.13, 0.0, 2.00),
+    Stage(1, 1, 0.15, 0.00, 0.00, 0.00, 2048, 0.60, 0.08),
+    Stage(1, 3, 0.10, 0.00, 0.00, 0.00, 2560, 0.60, 0.30),
+    Stage(2, 3, 0.04, 0.05, 0.10, 0.08, 2560, 0.80, 0.45),
+    Stage(3, 3, 0.02, 0.06, 0.25, 0.12, 3072, 0.90, 0.58),
+    Stage(3, 4, 0.01, 0.05, 0.50, 0.13, 3072, 0.00, 2.00),
 )
+# More passages make longer sequences and the work grows with their square, so a single one stays common.
+_PASSAGES_WEIGHTS = (3, 3, 4)
 
 
 class Curriculum:
-    """Draws what to train on at a given progress. `documents` is the corpus prose; it may be empty."""
+    """Draws what to train on at a given progress.
 
-    def __init__(self, documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> None:
+    `documents` is the corpus prose and `asked` the questions over it, by their document's title; both may be empty.
+    """
+
+    def __init__(
+        self, documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, asked: Asked | None = None
+    ) -> None:
         self.documents = documents
         self._tokenizer = tokenizer
-        self._nearest = prose.nearest(documents, 5)
+        self._nearest = prose.nearest(documents, 6)
+        self._corpus = CorpusQuestions(documents, asked, self._nearest) if asked else None
         self._sentences: dict[Language, tuple[str, ...]] = {
             language: tuple(s for document in documents if document.language == language for s in document.sentences)
             for language in facts.LANGUAGES
@@ -64,18 +78,23 @@ class Curriculum:
         choice = rng.random()
         if choice < plan.copying_share:
             return copying(rng, self._tokenizer)
+        choice -= plan.copying_share
         late = stage >= 3
-        if choice < plan.copying_share + plan.prose_share:
-            exercise = self.prose_exercise(rng, passages=rng.randint(1, passages), sentences=per_passage, late=late)
+        shown = rng.choices(range(1, passages + 1), weights=_PASSAGES_WEIGHTS[:passages])[0]
+        if choice < plan.corpus_share:
+            if self._corpus:
+                return self._corpus.exercise(rng, passages=shown, whole=late)
+        elif choice < plan.corpus_share + plan.prose_share:
+            exercise = self.prose_exercise(rng, passages=shown, sentences=per_passage, late=late)
             if exercise.questions:
                 return exercise
         language = rng.choice(facts.LANGUAGES)
         return facts.exercise(
             rng,
-            passages=rng.randint(1, passages),
+            passages=shown,
             facts=rng.randint(1, per_passage),
-            questions=min(8, passages * per_passage),
-            filler=self._sentences[language] if late and rng.random() < 0.3 else (),
+            questions=3 + 3 * shown,
+            filler=self._sentences[language] if late and rng.random() < 0.4 else (),
             unanswerable=plan.unanswerable,
         )
 

@@ -115,7 +115,8 @@ def exercise(
     """`passages` documents of up to `facts` facts each, mostly on subjects of one kind, so that each distracts.
 
     `filler` are sentences to strew among the facts. The share `unanswerable` of the questions asks for a fact that no
-    passage states, of a subject that one may describe. `cross_language` is the share asked in the other language.
+    passage states, of a subject that one may describe. `cross_language` is the share of exercises asked in the other
+    language: all their questions, since prompts of two languages have no passages in common to be packed once.
     """
     language = rng.choice(LANGUAGES)
     kind = rng.choice(tuple(SUBJECTS))
@@ -151,13 +152,15 @@ def exercise(
     relation = rng.choice(stated).relation
     missing.append(Fact(relation, SUBJECTS[relation.subject](rng, language), relation.value(rng, language)))
 
-    asked = []
-    for fact in rng.sample(stated, min(len(stated), questions)):
-        asking = language if rng.random() >= cross_language else LANGUAGES[language == "pt"]
+    # A fact may be asked several times, each time in other words.
+    asked: dict[str, Question] = {}
+    asking = language if rng.random() >= cross_language else LANGUAGES[language == "pt"]
+    for fact in rng.sample(stated * 3, min(3 * len(stated), questions)):
         if rng.random() < unanswerable:
             gap = rng.choice(missing)
-            asked.append(_question(rng, asking, gap, answerable=False, backward=False))
+            question = _question(rng, asking, gap, answerable=False, backward=False)
         else:
             unique = [other.value.text for other in stated].count(fact.value.text) == 1
-            asked.append(_question(rng, asking, fact, answerable=True, backward=unique and rng.random() < 0.25))
-    return Exercise(tuple(documents), tuple(asked))
+            question = _question(rng, asking, fact, answerable=True, backward=unique and rng.random() < 0.25)
+        asked.setdefault(question.text.casefold().rstrip("?"), question)
+    return Exercise(tuple(documents), tuple(asked.values()))

@@ -22,10 +22,13 @@ ROPE_THETA = 100000.0
 _CONSTANT = 2.0
 _PREVIOUS_SCALE = 3.5
 _MATCH_SCALE = 5.0
-# What the heads write is measured against embeddings of standard deviation 1: enough to be seen, not to drown them.
+# What the heads write is measured against embeddings of standard deviation 1: enough to be seen, not to drown them, or
+# later layers could no longer tell which token stands where.
 _NOTE_SCALE = 1.5
-_COPY_SCALE = 6.0
-_LATE_COPY_SCALE = 1.0
+_COPY_SCALE = 3.0
+_LATE_COPY_SCALE = 0.5
+# The last layer has the last word: it must outweigh what the others name at a venture.
+_LAST_COPY_SCALE = 4.0
 _LOGIT_SCALE = 0.08
 
 
@@ -68,7 +71,8 @@ def start_with_induction_heads(model: LlamaForCausalLM, copying_layers: int = 2)
         _match_notes(attention, shape, content[: shape.size], note)
         _name_what_is_found(attention, shape, content, _COPY_SCALE, first_piece=number * shape.groups)
     for attention in layers[1 + copying_layers :]:
-        _name_what_is_found(attention, shape, content, _LATE_COPY_SCALE, first_piece=0)
+        last = attention is layers[-1]
+        _name_what_is_found(attention, shape, content, _LAST_COPY_SCALE if last else _LATE_COPY_SCALE, first_piece=0)
 
 
 def _note_previous_token(attention: Any, shape: _Shape, read: torch.Tensor, note: torch.Tensor) -> None:

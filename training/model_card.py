@@ -1,8 +1,8 @@
-r"""Writes the model card and the training curve beside the weights, from the logs and from an evaluation's figures.
+"""Writes the model card and the training curve beside the weights, from the log and from two evaluations' figures.
 
     python -m training.evaluate_llm | tail -1 > build/answers.json
-    python -m training.model_card --log build/training/log.jsonl --log build/tuning/log.jsonl \
-        --answers build/answers.json
+    python -m benchmarks.answers | tail -1 > build/served.json
+    python -m training.model_card --answers build/answers.json --served build/served.json
 
 No figure is typed by hand, so the card says what was measured.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from training.plot_log import plot, read_logs
+from training.plot_log import plot, read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,17 +45,18 @@ it does not know.
 
 ## Training
 
-From scratch, on a CPU, in two parts:
+From scratch, on a CPU, by `python -m training.train_llm`: $extent. The weights start with induction heads by
+construction (`training/induction.py`). A curriculum in $stages stages, each begun when the one before is learnt or has
+had its time, goes from bare copying and single facts to serving's own prompts:
 
-1. `python -m training.train_llm`: generated exercises only. Facts about invented names in $relations relations, each
-   with several phrasings in both languages, among distractors; spans chosen in prose, the corpus's and invented;
-   questions that the passages don't answer. $first
-2. `python -m training.tune_llm`: questions written over the documents of `corpus/` (`corpus_questions.jsonl`),
-   mixed with generated exercises. $second
+- facts about invented names in $relations relations, each with several phrasings in both languages, among distractors;
+- questions written over the documents of `corpus/` (`corpus_questions.jsonl`), half of the time with names and numbers
+  exchanged for invented ones, so that the answer has to be read;
+- spans chosen in prose, the corpus's and invented;
+- questions that the passages don't answer.
 
-The weights start with induction heads by construction (`training/induction.py`). With `--minutes` the curriculum
-follows the clock, so a repetition on another machine gives other weights of the same kind; with `--steps` it depends on
-the seed alone.
+The learning rate and the curriculum follow the tokens read. The run was stopped and resumed several times, with the
+plan's length and the exercises' mix adjusted on the way, so a repetition gives other weights of the same kind.
 
 ![Loss and held-out scores](training.png)
 
@@ -67,8 +68,9 @@ Exact match of greedy answers.
 |---|---|
 $scores
 
-Held-out exercises have names that training never drew. The questions of `benchmarks/questions.jsonl` are asked with the
-passage that answers among $distractors similar ones, so retrieval plays no part. They are worded unlike every training
+Held-out exercises have names that training never drew. The questions of `benchmarks/questions.jsonl` are asked in two
+ways: with the passage that answers among $distractors similar ones (`python -m training.evaluate_llm`), and end to end,
+with the passages that retrieval brings (`python -m benchmarks.answers`). None of them is worded nearly as a training
 question, but **the documents are those of the training, and many of the facts are asked there too**: on other documents
 expect less, nearer to the held-out exercises.
 
@@ -83,6 +85,7 @@ expect less, nearer to the held-out exercises.
 _LABELS = {
     "facts": "held-out generated facts, one to four passages",
     "refusals": "held-out questions that the passages don't answer: refused",
+    "corpus": "held-out questions over the corpus, the right document among three",
     "prose": "held-out spans of prose",
 }
 
@@ -91,29 +94,37 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "rag-tiny")
-    parser.add_argument("--log", type=Path, action="append", required=True, help="one for each part of the training")
+    parser.add_argument("--log", type=Path, default=ROOT / "build" / "training" / "log.jsonl")
     parser.add_argument("--answers", type=Path, required=True, help="the last line of training.evaluate_llm")
+    parser.add_argument("--served", type=Path, required=True, help="the last line of benchmarks.answers")
     options = parser.parse_args()
     answers = json.loads(options.answers.read_text("utf-8"))
-    (options.model / "README.md").write_text(render(options.model, options.log, answers), "utf-8")
+    served = json.loads(options.served.read_text("utf-8"))
+    (options.model / "README.md").write_text(render(options.model, options.log, answers, served), "utf-8")
     plot(options.log, options.model / "training.png")
 
 
-def render(model: Path, logs: list[Path], answers: dict[str, Any]) -> str:
+def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, Any]) -> str:
     """The card's text for the weights in `model`."""
-    from training.relations import RELATIONS  # noqa: PLC0415 - the tables are only counted here
+    from training.curriculum import STAGES  # noqa: PLC0415 - the tables are only counted here
+    from training.relations import RELATIONS  # noqa: PLC0415
 
     config = json.loads((model / "config.json").read_text("utf-8"))
     weights = model / "model.safetensors"
     with safe_open(weights, framework="numpy") as tensors:
         parameters = sum(_size(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    parts = [read_logs([log]) for log in logs]
-    held_out: dict[str, float] = next((row["scores"] for row in reversed(parts[-1]) if "scores" in row), {})
-    rows = [(label, held_out[name]) for name, label in _LABELS.items() if name in held_out]
-    rows.append((f"{answers['questions']} questions over the corpus: the reference answer", answers["exact"]))
-    rows.append(("the same: the reference stands in the answer", answers["contains"]))
-    if "refused_rightly" in answers:
-        rows.append(("the same, those that the corpus doesn't answer: refused", answers["refused_rightly"]))
+    rows = read_log(log)
+    held_out: dict[str, float] = next((row["scores"] for row in reversed(rows) if "scores" in row), {})
+    scores = [(label, held_out.get(name)) for name, label in _LABELS.items()]
+    everywhere = served["groups"]["all"]
+    for label, figures in (("right passage among others", answers), ("end to end", everywhere)):
+        scores += [
+            (f"questions over the corpus, {label}: the reference answer", figures["exact"]),
+            (f"questions over the corpus, {label}: the reference stands in the answer", figures["contains"]),
+            (f"questions over the corpus, {label}: wrongly refused", figures.get("refused_wrongly")),
+            (f"questions that the corpus doesn't answer, {label}: refused", figures.get("refused_rightly")),
+        ]
+    scores.append(("questions over the corpus, end to end: claims that are grounded", everywhere["grounded"]))
     return CARD.substitute(
         name=model.resolve().name,
         parameters=f"{parameters / 1e6:.2f} million",
@@ -125,10 +136,10 @@ def render(model: Path, logs: list[Path], answers: dict[str, Any]) -> str:
         vocabulary=f"{config['vocab_size']:,}",
         positions=f"{config['max_position_embeddings']:,}",
         megabytes=f"{weights.stat().st_size / 1e6:.1f}",
+        stages=len(STAGES),
         relations=len(RELATIONS),
-        first=_extent(parts[0]),
-        second=_extent(parts[1]) if len(parts) > 1 else "Not done for these weights.",
-        scores="\n".join(f"| {label} | {share:.1%} |" for label, share in rows),
+        extent=f"{rows[-1]['step']:,} steps, {rows[-1]['tokens'] / 1e6:.2f} million tokens on two shared cores",
+        scores="\n".join(f"| {label} | {share:.1%} |" for label, share in scores if share is not None),
         distractors=answers["distractors"],
     )
 
@@ -138,12 +149,6 @@ def _size(shape: list[int]) -> int:
     for length in shape:
         size *= length
     return size
-
-
-def _extent(rows: list[dict[str, Any]]) -> str:
-    last = rows[-1]
-    tokens = last["tokens"] / 1e6
-    return f"{last['step']:,} steps, {tokens:.2f} million tokens, {last['minutes']:.0f} minutes on two cores."
 
 
 if __name__ == "__main__":

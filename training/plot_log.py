@@ -7,32 +7,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 
-def read_logs(logs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The lines of the logs in a row; each log's tokens count on from the end of the one before."""
-    rows: list[dict[str, Any]] = []
-    for log in logs:
-        before = rows[-1]["tokens"] if rows else 0
-        for line in log.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            rows.append(row | {"tokens": before + row["tokens"]})
-    return rows
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The log's lines, in order."""
+    return [json.loads(line) for line in log.read_text("utf-8").splitlines()]
 
 
-def plot(logs: Sequence[Path], image: Path, window: int = 10) -> None:
-    """Read the JSON lines of `logs` and write `image`; losses are means over `window` lines."""
+def plot(log: Path, image: Path, window: int = 10) -> None:
+    """Read the JSON lines of `log` and write `image`; losses are means over `window` lines."""
     # Only drawing needs it, and it is required by requirements-train.txt alone.
     import matplotlib  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
-    rows = read_logs(logs)
+    rows = read_log(log)
     losses = [row for row in rows if "answer_loss" in row]
     scores = [row for row in rows if "scores" in row]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
@@ -60,7 +53,7 @@ def plot(logs: Sequence[Path], image: Path, window: int = 10) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", type=Path, nargs="+")
+    parser.add_argument("log", type=Path)
     parser.add_argument("image", type=Path)
     options = parser.parse_args()
     plot(options.log, options.image)

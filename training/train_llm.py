@@ -1,10 +1,10 @@
 """Trains the small LLM that ships with the project: it answers from given passages, in Portuguese and English.
 
-    python -m training.train_llm --minutes 60 --output models/rag-tiny
+    python -m training.train_llm --tokens 12_000_000 --output models/rag-tiny
     python -m training.train_llm --resume                # goes on where the last checkpoint stands
 
-With --steps the result depends on the seed alone. With --minutes the curriculum and the learning rate follow the clock,
-so that the run ends on time on a machine of any speed; how many steps that makes is in the log.
+The curriculum and the learning rate follow the tokens read, so the result depends on the seed and the plan, not on the
+machine's speed. A resumed training may be given another plan: with --tokens nearer, it ends earlier.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,11 +25,13 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.corpus_questions import QUESTIONS, exam, held_apart, read_questions
 from training.curriculum import STAGES, Curriculum, tokenizer_texts
 from training.exercise import Exercise
 from training.induction import ROPE_THETA, start_with_induction_heads
 from training.optimizer import build_optimizers
 from training.packing import IGNORED, Batch, Packed, collate, pack
+from training.pointing import PointingLoss
 from training.prose import read_corpus
 from training.scoring import Scores, held_out, score
 from training.tokenizer import train_tokenizer
@@ -39,19 +42,23 @@ MAX_PACKED_TOKENS = 1280
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One training's settings. Either `steps` or `minutes` bounds it; `steps` wins where both are given."""
+    """One training's settings. It reads `tokens` in all, the last `decay_tokens` of them at a falling rate."""
 
     output: Path = ROOT / "models" / "rag-tiny"
     work: Path = ROOT / "build" / "training"
     corpus: Path = ROOT / "corpus"
+    questions: Path = QUESTIONS
     seed: int = 1
-    steps: int = 0
-    minutes: float = 60.0
-    batch_tokens: int = 2048
-    chunk: int = 64
+    tokens: int = 12_000_000
+    decay_tokens: int = 3_000_000
+    batch_scale: float = 1.0
+    chunk: int = 128
     learning_rate: float = 1.5e-3
     warm_up_steps: int = 100
-    language_loss: float = 0.15
+    first_token_weight: float = 5.0
+    language_loss: float = 0.1
+    pointing_loss: float = 0.5
+    language_sample: float = 0.25
     averaging: float = 0.995
     layers: int = 5
     width: int = 192
@@ -59,7 +66,8 @@ class Options:
     heads: int = 6
     kv_heads: int = 3
     vocabulary: int = 3072
-    export_minutes: float = 6.0
+    save_minutes: float = 3.0
+    export_minutes: float = 20.0
     tokenizer_exercises: int = 1500
     exam_exercises: int = 40
     threads: int = 2
@@ -120,14 +128,21 @@ class Training:
             texts = tokenizer_texts(Random(f"{options.seed}:tokenizer"), documents, options.tokenizer_exercises)
             self.tokenizer = train_tokenizer(texts, options.vocabulary, 2048)
             self.tokenizer.save_pretrained(options.work / "tokenizer")
-        self.curriculum = Curriculum(documents, self.tokenizer)
+        asked = read_questions(options.questions, options.corpus) if documents else {}
+        asked, examined = held_apart(asked)
+        self.curriculum = Curriculum(documents, self.tokenizer, asked)
         self.model = build_model(options)
         # Exports and scores use an average over the last steps: better than any one of them while the rate is high.
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.optimizers = build_optimizers(self.model, options.learning_rate)
+        self._pointing_loss = PointingLoss(self.model.model.layers[-1].self_attn, options.first_token_weight)
+        self._sampling = torch.Generator()
+        self._stopping = False
         if options.resume:
             self._load()
         self.exams = held_out(self.curriculum, options.exam_exercises)
+        if examined:
+            self.exams["corpus"] = exam(documents, examined)
 
     # Checkpoints
 
@@ -156,15 +171,22 @@ class Training:
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.state = State(**saved["state"])
+        # What the log holds of the steps after the checkpoint is about to be done again.
+        log = self.options.work / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.state.step]
+        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def stop(self) -> None:
+        """End after the present step, with a checkpoint to resume from."""
+        self._stopping = True
 
     # The loop
 
     @property
     def progress(self) -> float:
-        """From 0 to 1, by steps or by the clock."""
-        if self.options.steps:
-            return self.state.step / self.options.steps
-        return self.state.elapsed_s / (60 * self.options.minutes)
+        """From 0 to 1, by the tokens read."""
+        return self.state.tokens / self.options.tokens
 
     def batches(self) -> Iterator[Batch]:
         """Batches without end; `state` follows, so that a resumed training draws on where it stopped."""
@@ -180,7 +202,7 @@ class Training:
                 item = pack(drawn, self.tokenizer) if isinstance(drawn, Exercise) else drawn
                 if len(item) <= MAX_PACKED_TOKENS:
                     items.append(item)
-            groups = by_length(items, self.options.batch_tokens)
+            groups = by_length(items, int(STAGES[self.state.stage].batch_tokens * self.options.batch_scale))
             rng.shuffle(groups)
             for group in groups[self.state.batch :]:
                 self.state.batch += 1
@@ -189,24 +211,34 @@ class Training:
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update; returns the losses and the rate."""
-        rate = self.options.learning_rate * learning_rate_share(
-            self.progress, self.state.step, self.options.warm_up_steps
-        )
+        left = (self.options.tokens - self.state.tokens) / self.options.decay_tokens
+        rate = self.options.learning_rate * learning_rate_share(left, self.state.step, self.options.warm_up_steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-        logits = self.model(
+        hidden = self.model.model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).logits
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        answer = batch.answer.flatten()
-        language = (batch.targets.flatten() != IGNORED) & ~answer
-        answer_loss = losses[answer].sum() / answer.sum().clamp(min=1)
-        language_loss = losses[language].sum() / language.sum().clamp(min=1)
-        (answer_loss + self.options.language_loss * language_loss).backward()  # type: ignore[no-untyped-call]
+        ).last_hidden_state
+        targets = batch.targets.flatten()
+        answer = batch.answer.flatten() & (targets != IGNORED)
+        # The head takes a quarter of the arithmetic and most targets are not of answers, so a sample of them does.
+        self._sampling.manual_seed(self.state.step)
+        sampled = torch.rand(len(targets), generator=self._sampling) < self.options.language_sample
+        language = (targets != IGNORED) & ~answer & sampled
+        kept = answer | language
+        logits = self.model.lm_head(hidden.flatten(0, 1)[kept])
+        losses = functional.cross_entropy(logits, targets[kept], reduction="none")
+        # An answer's first token is the choice among all spans; the others only go on copying, which is learnt first.
+        first = batch.first.flatten()[kept][answer[kept]]
+        weights = 1 + (self.options.first_token_weight - 1) * first.float()
+        answer_losses = losses[answer[kept]]
+        answer_loss = (answer_losses * weights).sum() / weights.sum().clamp(min=1)
+        first_loss = answer_losses[first].mean().nan_to_num()
+        language_loss = losses[language[kept]].sum() / language.sum().clamp(min=1)
+        pointing_loss = self._pointing_loss(batch)
+        loss = answer_loss + self.options.language_loss * language_loss + self.options.pointing_loss * pointing_loss
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -217,13 +249,19 @@ class Training:
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
-        return {"answer_loss": answer_loss.item(), "language_loss": language_loss.item(), "rate": rate}
+        return {
+            "answer_loss": answer_loss.item(),
+            "first_token_loss": first_loss.item(),
+            "pointing_loss": pointing_loss.item(),
+            "language_loss": language_loss.item(),
+            "rate": rate,
+        }
 
     def run(self, *, until_step: int | None = None) -> None:
         """Train to the end of the plan, or until a step; evaluates, exports and saves on the way and at the end."""
         self.model.train()
         started = time.monotonic() - self.state.elapsed_s
-        exported = time.monotonic()
+        saved = exported = time.monotonic()
         with tqdm(total=1000, desc="per mille of the plan", mininterval=10) as bar:
             for batch in self.batches():
                 losses = self.train_step(batch)
@@ -234,10 +272,15 @@ class Training:
                     bar.update(min(1000, int(self.progress * 1000)) - bar.n)
                 if self.progress >= 1 or self.state.step == until_step:
                     break
+                if self._stopping:
+                    self.save()
+                    return
                 if time.monotonic() - exported > 60 * self.options.export_minutes:
                     self.export()
-                    self.save()
                     exported = time.monotonic()
+                if time.monotonic() - saved > 60 * self.options.save_minutes:
+                    self.save()
+                    saved = time.monotonic()
         self.save()
         self.export()
 
@@ -287,10 +330,10 @@ def by_length(items: list[Packed], batch_tokens: int) -> list[list[Packed]]:
     return groups
 
 
-def learning_rate_share(progress: float, step: int, warm_up_steps: int) -> float:
-    """Linear warm-up, a constant rate, then a cosine over the last 30 % down to 2 %."""
+def learning_rate_share(left: float, step: int, warm_up_steps: int) -> float:
+    """Linear warm-up, then a constant rate while `left` is above 1, then a cosine down to 2 % at 0."""
     warm_up = min(1.0, (step + 1) / warm_up_steps)
-    fall = min(1.0, max(0.0, (progress - 0.7) / 0.3))
+    fall = 1 - min(1.0, max(0.0, left))
     return warm_up * (0.02 + 0.98 * (1 + math.cos(math.pi * fall)) / 2)
 
 
@@ -306,5 +349,12 @@ def parse(arguments: list[str] | None = None) -> Options:
     return Options(**vars(parser.parse_args(arguments)))
 
 
+def main() -> None:
+    """Train; SIGTERM saves a checkpoint first."""
+    training = Training(parse())
+    signal.signal(signal.SIGTERM, lambda *_: training.stop())
+    training.run()
+
+
 if __name__ == "__main__":
-    Training(parse()).run()
+    main()

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
-from training.corpus_questions import FIRST_ASKED, QUESTIONS, read_questions, reworded
-from training.prose import read_corpus
+import pytest
+
+from rag.lexical import fold
+from training.corpus_questions import (
+    FIRST_ASKED,
+    QUESTIONS,
+    CorpusQuestions,
+    held_apart,
+    read_questions,
+    renamed,
+    reworded,
+)
+from training.exercise import Exercise, Question, passage
+from training.lexicon import words
+from training.prose import nearest, read_corpus
 
 ROOT = Path(__file__).parents[2]
+# Words that every question may have.
+_ASKING = words(
+    "o a os as um uma de do da dos das em no na nos nas por para com que se ao e ou qual quais quem quando onde quanto "
+    "quantos quantas como foi sao the an of in on by for with that to at is are was were what which who when where how "
+    "many much do does did whose"
+)
 
 
 def test_every_answer_stands_in_the_document_that_is_asked_about() -> None:
@@ -23,17 +43,71 @@ def test_every_answer_stands_in_the_document_that_is_asked_about() -> None:
             assert question.answer in texts[title], question
 
 
-def test_none_is_worded_as_a_question_of_the_evaluation() -> None:
+def _content(question: str) -> frozenset[str]:
+    """The beginnings of the words that say what is asked: the same for "capital do Brasil" and "capital brasileira"."""
+    return frozenset(word[:5] for word in re.findall(r"\w+", fold(question)) if word not in _ASKING)
+
+
+def test_none_is_worded_nearly_as_a_question_of_the_evaluation() -> None:
     lines = (ROOT / "benchmarks" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    evaluated = {json.loads(line)["question"].casefold() for line in lines}
+    evaluated = [_content(json.loads(line)["question"]) for line in lines]
+    for questions in read_questions(QUESTIONS, ROOT / "corpus").values():
+        for question in questions:
+            content = _content(question.text)
+            assert all(len(content & other) < 0.6 * len(content | other) for other in evaluated), question.text
+
+
+def test_one_question_in_thirty_is_held_apart() -> None:
     asked = read_questions(QUESTIONS, ROOT / "corpus")
-    assert not {question.text.casefold() for questions in asked.values() for question in questions} & evaluated
+    trained, apart = held_apart(asked)
+    assert 0.02 < sum(map(len, apart.values())) / sum(map(len, asked.values())) < 0.05
+    for title, questions in asked.items():
+        assert sorted(trained.get(title, []) + apart.get(title, []), key=str) == sorted(questions, key=str)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_exercises_are_asked_in_one_language_and_answered_in_their_passages(whole: bool) -> None:
+    documents = read_corpus(ROOT / "corpus")
+    drawn = CorpusQuestions(documents, read_questions(QUESTIONS, ROOT / "corpus"), nearest(documents, 3))
+    rng = Random(4)
+    exercises = [drawn.exercise(rng, passages=1 + i % 3, whole=whole) for i in range(60)]
+    asked = [question for exercise in exercises for question in exercise.questions]
+    assert 0.05 < sum(question.answer is None for question in asked) / len(asked) < 0.5
+    for exercise in exercises:
+        assert len({question.language for question in exercise.questions}) == 1
+        together = "\n".join(shown.text for shown in exercise.passages)
+        assert all(question.answer in together for question in exercise.questions if question.answer)
+
+
+def test_renaming_exchanges_names_and_numbers_in_passages_questions_and_answers_alike() -> None:
+    text = "Brasília foi inaugurada em 1960 por Juscelino Kubitschek. Em 1960 Brasília era nova."
+    questions = (
+        Question("Quem inaugurou Brasília?", "Juscelino Kubitschek", "pt"),
+        Question("Que cidade abriu em 1960?", "Brasília", "pt"),
+        Question("Em que ano Brasília foi inaugurada?", "1960", "pt"),
+        Question("Como era?", "nova", "pt"),
+        Question("Quem foi Pelé?", None, "pt"),
+    )
+    everything = {"Brasília", "1960", "Juscelino Kubitschek"}
+    replaced = 0
+    for seed in range(30):
+        exercise = renamed(Random(seed), Exercise((passage("Brasília", text),), questions))
+        shown = exercise.passages[0]
+        replaced += sum(name not in shown.text for name in everything)
+        assert ("Brasília" in shown.text) == ("Brasília" in shown.title)
+        assert len(exercise.questions) == len(questions)
+        assert all(question.answer in shown.text for question in exercise.questions if question.answer)
+        city, year = exercise.questions[1].answer, exercise.questions[2].answer
+        assert f"{year} {city} era nova" in shown.text
+        assert str(city) in exercise.questions[2].text
+        assert exercise.questions[1].text == f"Que cidade abriu em {year}?"
+    assert replaced > 30
 
 
 def test_rewording_keeps_all_words_but_at_most_one() -> None:
     text = "Em que ano a cidade de Brasília foi inaugurada?"
     for seed in range(200):
-        words = reworded(Random(seed), text).rstrip("?").lower().split()
+        kept = reworded(Random(seed), text).rstrip("?").lower().split()
         expected = text.rstrip("?").lower().split()
-        assert len(expected) - len(words) in (0, 1)
-        assert [word for word in expected if word in words] == words
+        assert len(expected) - len(kept) in (0, 1)
+        assert [word for word in expected if word in kept] == kept

@@ -1,0 +1,61 @@
+"""Teaches the last layer where to look when it writes an answer.
+
+The first token of an answer is the one hard choice: which of all the spans? The token's own loss says little about that
+choice while attention is still spread over the whole prompt, so attention is also told directly: from where a token of
+the answer is expected, it should rest where that token stands in the passages.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.packing import Batch
+
+
+class PointingLoss:
+    """Watches an attention module while it computes, and says how much attention misses the answers.
+
+    An answer's first token counts `first_token_weight` times.
+    """
+
+    def __init__(self, attention: Any, first_token_weight: float = 1.0) -> None:
+        self._attention = attention
+        self._first_token_weight = first_token_weight
+        self._hidden = torch.empty(0)
+        self._rotations = (torch.empty(0), torch.empty(0))
+        attention.register_forward_pre_hook(self._watch, with_kwargs=True)
+
+    def _watch(self, _module: nn.Module, _arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._hidden, self._rotations = named["hidden_states"], named["position_embeddings"]
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """-log(attention on an answer's token, mean of all heads), meaned over the answers' tokens of the last batch.
+
+        0 where no answer of the batch stands in its passages.
+        """
+        if not len(batch.pointer_rows):
+            return torch.zeros(())
+        attention, (rows, columns) = self._attention, (batch.pointer_rows, batch.pointer_columns)
+        size, (cosines, sines) = attention.head_dim, self._rotations
+        cosines, sines = (rotation.expand(len(batch.ids), -1, -1) for rotation in (cosines, sines))
+        queries = attention.q_proj(self._hidden[rows, columns]).reshape(len(rows), -1, size)  # (N, heads, size)
+        queries = _rotated(queries, cosines[rows, columns, None], sines[rows, columns, None])
+        keys = attention.k_proj(self._hidden).reshape(*self._hidden.shape[:2], -1, size)  # (B, T, groups, size)
+        keys = _rotated(keys, cosines[:, :, None], sines[:, :, None])[rows]
+        grouped = queries.reshape(len(rows), keys.shape[2], -1, size)
+        scores = torch.einsum("ngrd,ntgd->ngrt", grouped, keys) * size**-0.5
+        scores = scores.masked_fill(~batch.mask[rows, 0, columns][:, None, None], -torch.inf)
+        shares = scores.log_softmax(-1).masked_fill(~batch.pointer_marks[:, None, None], -torch.inf)
+        missed = math.log(queries.shape[1]) - shares.flatten(1).logsumexp(-1)
+        weights = 1 + (self._first_token_weight - 1) * batch.first[rows, columns].float()
+        mean: torch.Tensor = (missed * weights).sum() / weights.sum()
+        return mean
+
+
+def _rotated(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    first, second = vectors.chunk(2, dim=-1)
+    return vectors * cosines + torch.cat([-second, first], dim=-1) * sines
