@@ -29,8 +29,9 @@ from tqdm import tqdm
 from benchmarks.agreement import contains, exact, f1
 from rag.errors import RagError
 from rag.load import load_pipeline
-from rag.pipeline import Answer, Pipeline
+from rag.pipeline import Pipeline
 from rag.prompt import NOT_IN_PASSAGES
+from rag.run import Answer
 from rag.schema import Ask
 from rag.seams import Language, Sampling
 from rag.settings import Settings

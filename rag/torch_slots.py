@@ -305,14 +305,18 @@ def _turn_head(model: Any) -> None:
     """
     head: Any = model.get_output_embeddings()
     float32 = model.device.type == "cpu" and model.dtype == torch.float32
-    if not float32 or getattr(head, "bias", None) is not None or type(head) is not torch.nn.Linear:
+    if not float32 or getattr(head, "bias", None) is not None or not _is_plain_linear(head):
         return
     plain = head.forward
 
     def forward(states: torch.Tensor) -> torch.Tensor:
         rows = states.shape[:-1].numel()
         if not 2 <= rows <= _MOST_TURNED_ROWS:
-            return plain(states)
-        return torch.mm(head.weight, states.reshape(rows, -1).t()).t().unflatten(0, states.shape[:-1])
+            return plain(states)  # type: ignore[no-any-return]
+        return torch.mm(head.weight, states.reshape(rows, -1).t()).t().reshape(*states.shape[:-1], -1)
 
     head.forward = forward
+
+
+def _is_plain_linear(module: object) -> bool:
+    return type(module) is torch.nn.Linear

@@ -69,7 +69,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Variants]:
     try:
         for process in started:
             process.wait_until_ready()
-        variants = Variants(*started, ports)
+        variants = Variants(started[0], started[1], ports)
         yield variants
         variants.monolith.close()
         variants.microservices.close()

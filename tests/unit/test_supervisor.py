@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from benchmarks.process import free_port
 from microservices.supervisor import Child, ServiceSpec, Supervisor, service_specs
@@ -58,7 +59,8 @@ def test_a_service_that_is_killed_is_started_again_and_waited_for(tmp_path: Path
 
 
 def test_a_service_that_keeps_dying_is_started_less_and_less_often() -> None:
-    now_s, starts = 0.0, []
+    now_s = 0.0
+    starts: list[float] = []
     child = Child(ServiceSpec("llm", [sys.executable, "-S", "-c", "pass"], os.environ, "http://127.0.0.1:9"))
     while len(starts) < 4:
         before = child.restarts
@@ -116,7 +118,7 @@ def test_on_the_end_the_one_that_asks_ends_before_those_that_are_asked(tmp_path:
 
 
 def test_only_what_no_url_places_elsewhere_runs_here() -> None:
-    places = {"port": 8080, "vector_port": 5001, "llm_port": 5002}
+    places: dict[str, Any] = {"port": 8080, "vector_port": 5001, "llm_port": 5002}
     here = service_specs({"DEVICE": "cuda"}, **places, vector_url=None, llm_url=None)
     assert [one.name for one in here] == ["orchestrator", "vector", "llm"]
     assert here[0].environment["LLM_URL"] == "http://127.0.0.1:5002"
