@@ -118,7 +118,7 @@ class Bench:
         )
         by_document = {"BM25": lexical, "vectors": cosines, "weighted": fused}
         by_document = {name: self._best_of_documents(scores) for name, scores in by_document.items()}
-        by_document["RRF"] = _reciprocal_ranks(by_document["BM25"]) + _reciprocal_ranks(by_document["vectors"])
+        by_document["RRF"] = reciprocal_ranks(by_document["BM25"]) + reciprocal_ranks(by_document["vectors"])
         right = self._numbers[str(question.document)]
         return {name: int(np.flatnonzero(_order(scores) == right)[0]) + 1 for name, scores in by_document.items()}
 
@@ -138,7 +138,8 @@ def _order(scores: Scores) -> NDArray[np.int64]:
     return np.argsort(-scores, kind="stable")
 
 
-def _reciprocal_ranks(scores: Scores) -> Scores:
+def reciprocal_ranks(scores: Scores) -> Scores:
+    """1 / (60 + rank) of each of `scores` (documents,): what reciprocal rank fusion adds up."""
     ranks = np.empty(len(scores), dtype=np.float32)
     ranks[_order(scores)] = np.arange(1, len(scores) + 1)
     return np.float32(1) / (_RRF_CONSTANT + ranks)

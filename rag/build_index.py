@@ -68,7 +68,8 @@ def build(
     `embeddings`: beside `output` unless named.
     """
     start_s = time.monotonic()
-    refuse_factory(factory, embedder.dimension)
+    if factory != DEFAULT_FACTORY:
+        refuse_factory(factory, embedder.dimension)
     chunker = Chunker(embedder.token_spans, min(chunk_tokens, embedder.max_tokens), overlap_tokens)
     reused = 0
 
@@ -86,7 +87,8 @@ def build(
             store.prune(keys)
             return store.vectors(keys)
 
-    manifest = build_index(chunks(), vectors, output, embedder=embedder, factory=factory)
+    with tqdm(desc="indexing", unit="passage", delay=1) as bar:
+        manifest = build_index(chunks(), vectors, output, embedder=embedder, factory=factory, progress=bar.update)
     size_mib = sum(path.stat().st_size for path in output.rglob("*")) / 2**20
     return (
         f"{output}: {manifest.passages} passages of {manifest.documents} documents ({chunker.duplicates} repeated ones "
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strict", action="store_true", help="fail when anything has to be left out")
     parser.add_argument("--output", type=Path, required=True, help="directory of the index; replaced if it exists")
     parser.add_argument("--embeddings", type=Path, help="directory of vectors to reuse (default: OUTPUT.embeddings)")
-    parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string (default: %(default)s)")
+    parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string, or auto: by size (default)")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL, help="directory or hub id (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where the embedding model runs (default: %(default)s)")
     parser.add_argument("--query-prefix", help="instead of the embedding model's own")

@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag import lexical
+from rag.calibration import VectorRows, choose_factory
 from rag.errors import IndexRefused
 from rag.fingerprint import fingerprint, same_model
 from rag.index_store import REBUILD, Manifest, read_manifest, write_manifest, writing
 from rag.lexical import LexicalIndex
 from rag.passages import Chunk, Filters, PassageStore, Rows, write_passages
 from rag.seams import Embedder
-from rag.vectors import VectorIndex, VectorRows
+from rag.vectors import VectorIndex
 
-DEFAULT_FACTORY = "Flat"
+DEFAULT_FACTORY = "auto"
+"""Chosen by the number of passages."""
 
 _PASSAGES, _VECTORS, _LEXICAL = "passages.jsonl", "vectors.faiss", "lexical"
 _log = logging.getLogger(__name__)
@@ -41,19 +43,24 @@ def build_index(
     *,
     embedder: Embedder,
     factory: str = DEFAULT_FACTORY,
+    progress: Callable[[int], object] | None = None,
 ) -> Manifest:
     """Write the index of `chunks` to `directory`, replacing the one that is there in one step.
 
     `vectors` (chunks, dimension) are those of each chunk's indexed_text by `embedder`, which a loader will be held to;
     or a function that makes them from those texts. Chunks go to the disk as they come and are read back from there, so
-    neither they nor the vectors need be in memory at once. Raises IndexRefused for no chunks, and for a factory string
-    that can't be built over them.
+    neither they nor the vectors need be in memory at once. `progress` is told of vectors added. Raises IndexRefused for
+    no chunks, and for a factory string that can't be built over them.
     """
     with writing(directory) as draft:
         if not write_passages(draft / _PASSAGES, chunks):
             raise IndexRefused("there is nothing to index: no document has any text", remedy="add documents")
         passages = PassageStore(draft / _PASSAGES)
         rows = vectors(_texts(passages)) if callable(vectors) else vectors
+        if factory == DEFAULT_FACTORY:
+            factory = choose_factory(*rows.shape)
+        built, calibration = VectorIndex.build(rows, factory, progress)
+        built.save(draft / _VECTORS)
         manifest = Manifest(
             embedder=embedder.name,
             dimension=rows.shape[1],
@@ -61,8 +68,9 @@ def build_index(
             passages=len(passages),
             documents=passages.documents,
             fingerprint=fingerprint(embedder),
+            recall_at_10=calibration.recall_at_10,
+            search_effort=calibration.effort,
         )
-        VectorIndex.build(rows, factory).save(draft / _VECTORS)
         LexicalIndex.build(_texts(passages), passages.languages).save(draft / _LEXICAL)
         write_manifest(draft, manifest, _FILES)
     return manifest

@@ -41,6 +41,10 @@ class Manifest:
     documents: int
     fingerprint: str | None = None
     """Of the embedder (see rag.fingerprint). None in indexes older than it."""
+    recall_at_10: float | None = None
+    """Of the vector search, measured when it was built (see rag.calibration). None in older indexes."""
+    search_effort: int | None = None
+    """The lists or candidates that a search visits for that recall; None where there is nothing to set."""
 
 
 _TYPES: dict[str, type | UnionType] = get_type_hints(Manifest)

@@ -1,7 +1,9 @@
 """BM25 over Portuguese and English texts, by bm25s, with scores that mean the same for every question.
 
 A passage is compared with the question as that passage's own language would read it: stop words and accents dropped,
-words stemmed. Its score is BM25 divided by the most that BM25 could give this question, and so lies in [0, 1).
+words stemmed. Beside the stems stand the words' character 4-grams, which meet where stems don't: in compounds, in
+irregular forms, across the two languages, in misspelt names. A passage's score is BM25 divided by the most that BM25
+could give this question, and so lies in [0, 1).
 """
 
 from __future__ import annotations
@@ -20,8 +22,15 @@ from numpy.typing import NDArray
 from rag.errors import IndexRefused
 from rag.seams import Language
 
-# Lucene's defaults (its variant of BM25 has no factor k1 + 1, so that a term's share is below its idf).
-_K1, _B = 1.2, 0.75
+# Lucene's variant of BM25 has no factor k1 + 1, so that a term's share is below its idf. Its defaults for stems; a word
+# that is repeated repeats all of its grams, so that with them repetition should count for less (and does better).
+_STEMS_K1, _STEMS_B = 1.2, 0.75
+_GRAMS_K1, _GRAMS_B = 0.9, 0.6
+_GRAM_CHARACTERS = 4
+# The mark before a gram, which no word has; alone in a vocabulary it says that the index has grams.
+_GRAM = "#"
+# Grams make the lexical index five times as large, and a search that much slower: 1.6 KB a passage, so 0.3 GB here.
+MOST_PASSAGES_WITH_GRAMS = 200_000
 
 _ARRAYS = ("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy")
 FILES = (*_ARRAYS, "vocab.index.json", "params.index.json")
@@ -42,10 +51,20 @@ def fold(text: str) -> str:
 
 def terms(text: str, language: Language) -> list[str]:
     """What is indexed of `text`: its words, folded and stemmed, without the stop words of both languages."""
-    words = [word for word in _WORD.findall(fold(text)) if word not in _stop_words()]
+    found = words(text)
     if language == "pt":
-        words = [_NASAL_ENDING.sub(lambda ending: "ção" if ending[1] else "ão", word) for word in words]
-    return [fold(stem) for stem in _stemmer(language).stemWords(words)]
+        found = [_NASAL_ENDING.sub(lambda ending: "ção" if ending[1] else "ão", word) for word in found]
+    return [fold(stem) for stem in _stemmer(language).stemWords(found)]
+
+
+def grams(text: str) -> list[str]:
+    """The runs of 4 characters of each word of `text`, its two ends counting as one each; a short word is one."""
+    found = []
+    for word in words(text):
+        marked = f"_{word}_"
+        last = max(1, len(marked) - _GRAM_CHARACTERS + 1)
+        found += [_GRAM + marked[start : start + _GRAM_CHARACTERS] for start in range(last)]
+    return found
 
 
 class LexicalIndex:
@@ -53,6 +72,7 @@ class LexicalIndex:
 
     def __init__(self, bm25: Any, languages: Sequence[Language]) -> None:
         self._bm25 = bm25
+        self._with_grams = _GRAM in bm25.vocab_dict
         self._is_english = np.array([language == "en" for language in languages], dtype=np.bool_)
         occurrences = np.diff(bm25.scores["indptr"])
         # idf as BM25 has it (Lucene's: never negative), of each term by its id.
@@ -60,17 +80,27 @@ class LexicalIndex:
         self._unknown_idf = float(np.log1p((len(languages) + 0.5) / 0.5))
 
     @classmethod
-    def build(cls, texts: Iterable[str], languages: Sequence[Language]) -> LexicalIndex:
-        """Index `texts`, one of each passage, the title included."""
+    def build(
+        cls, texts: Iterable[str], languages: Sequence[Language], *, with_grams: bool | None = None
+    ) -> LexicalIndex:
+        """Index `texts`, one of each passage, the title included. `with_grams` None: unless there are very many."""
         import bm25s  # noqa: PLC0415 - heavy
 
-        passages = [terms(text, language) for text, language in zip(texts, languages, strict=True)]
-        # An own, sorted vocabulary makes equal input give an equal index; the empty term keeps it from being empty.
-        vocabulary = {
-            term: i for i, term in enumerate(sorted({"", *(term for passage in passages for term in passage)}))
-        }
-        bm25 = bm25s.BM25(k1=_K1, b=_B, method="lucene")
-        ids = [[vocabulary[term] for term in passage] or [0] for passage in passages]
+        if with_grams is None:
+            with_grams = len(languages) <= MOST_PASSAGES_WITH_GRAMS
+        # The empty term keeps the vocabulary from being empty. Terms are numbered as they come, so that a passage is
+        # four bytes a term, and renumbered in their order, so that equal input gives an equal index.
+        numbers = {"": 0, _GRAM: 1} if with_grams else {"": 0}
+        passages = []
+        for text, language in zip(texts, languages, strict=True):
+            found = _terms_and_grams(text, language) if with_grams else terms(text, language)
+            passages.append(np.array([numbers.setdefault(term, len(numbers)) for term in found] or [0], dtype=np.int32))
+        vocabulary = {term: i for i, term in enumerate(sorted(numbers))}
+        renumbered = np.array([vocabulary[term] for term in numbers], dtype=np.int32)
+        bm25 = bm25s.BM25(
+            k1=_GRAMS_K1 if with_grams else _STEMS_K1, b=_GRAMS_B if with_grams else _STEMS_B, method="lucene"
+        )
+        ids = [renumbered[passage] for passage in passages]
         bm25.index((ids, vocabulary), create_empty_token=False, show_progress=False)
         return cls(bm25, languages)
 
@@ -102,9 +132,11 @@ class LexicalIndex:
         """(passages,): BM25 ÷ Σ idf of the question's terms, in [0, 1). 0 where no term occurs.
 
         Near 1 means that the passage is full of every term; a passage of average length that has each term once scores
-        1 / (1 + k1) = 0.45. Terms that occur nowhere count in the divisor: what the passages don't know, they lack.
+        1 / (1 + k1), about a half. Terms that occur nowhere count in the divisor: what the passages don't know, they
+        lack.
         """
-        portuguese, english = (frozenset(terms(question, language)) for language in _STEMMERS)
+        read = _terms_and_grams if self._with_grams else terms
+        portuguese, english = (frozenset(read(question, language)) for language in _STEMMERS)
         if portuguese == english or not self._is_english.any():
             return self._share(portuguese)
         if self._is_english.all():
@@ -116,6 +148,15 @@ class LexicalIndex:
         most = float(self._idf[ids].sum()) + self._unknown_idf * (len(question) - len(ids))
         scores: NDArray[np.float32] = self._bm25.get_scores_from_ids(ids)
         return scores / np.float32(most) if most > 0 else scores
+
+
+def words(text: str) -> list[str]:
+    """The words of `text`, folded, without the stop words of both languages."""
+    return [word for word in _WORD.findall(fold(text)) if word not in _stop_words()]
+
+
+def _terms_and_grams(text: str, language: Language) -> list[str]:
+    return terms(text, language) + grams(text)
 
 
 def _stemmer(language: Language) -> Any:

@@ -101,7 +101,7 @@ class Settings(BaseModel):
     threads: int = Field(default=0, ge=0, description="Threads that the models compute with; `0`: one a core")
     top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
     min_score: float = Field(
-        default=0.15, ge=0, le=1, description="Passages scored below this are left out of an answer's prompt"
+        default=0.18, ge=0, le=1, description="Passages scored below this are left out of an answer's prompt"
     )
     max_new_tokens: int = Field(default=64, ge=1, description="Tokens an answer may have unless the request says so")
     deadline_s: float = Field(default=50.0, gt=0, description="Seconds after which a plain answer ends as it stands")

