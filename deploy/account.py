@@ -42,11 +42,6 @@ class Account:
         """The region that calls go to."""
         return str(self.client("sagemaker").meta.region_name)
 
-    @property
-    def number(self) -> str:
-        """The account's twelve digits."""
-        return str(self.do(Call("sts", "get_caller_identity", {}))["Account"])
-
     def client(self, service: str) -> Any:
         """boto3's client of `service`."""
         if service not in self._clients:
