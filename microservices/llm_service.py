@@ -7,6 +7,7 @@ through the orchestrator unchanged.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 from flask import Flask, Response, request
@@ -120,9 +121,13 @@ def create_app(boot: Boot[Llm]) -> Flask:
 def _lines(deltas: DeltaStream) -> Iterator[bytes]:
     """Deltas as they come. An error becomes the last line: the status has long been sent."""
     yield b"{}\n"  # sends the headers: whoever waits for them learns that the generation was admitted
+    model_s, began = 0.0, time.perf_counter()
     try:
         for delta in deltas:
+            model_s += time.perf_counter() - began
             yield hops.write_delta(delta)
+            began = time.perf_counter()  # what it takes to send a line is the hop's
+        yield hops.write_model_time(model_s)
     except RagError as error:
         yield hops.write_failure(error)
     except Exception:

@@ -137,17 +137,17 @@ class HopCounts:
         self._totals: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def count(self, exchange: Exchange) -> None:
-        """Add one exchange; those whose service told its own time can tell what the hop itself took."""
+        """Add one exchange; what it took beyond `model_s` is the hop's."""
         with self._lock:
             total = self._totals[exchange.service + exchange.path]
             total["exchanges"] += 1
             total["sent_bytes"] += exchange.sent_bytes
             total["received_bytes"] += exchange.received_bytes
             total["total_s"] += exchange.total_s
-            total["service_s"] += exchange.service_s or 0.0
+            total["model_s"] += exchange.model_s or 0.0
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """By service and path: exchanges, bytes each way, seconds seen here and seconds in the service."""
+        """By service and path: exchanges, bytes each way, seconds, and those that the models took of them."""
         with self._lock:
             return {hop: dict(total) for hop, total in self._totals.items()}
 

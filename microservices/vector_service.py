@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, request
 
-from microservices.face import JSON, face
+from microservices.face import JSON, face, model_time
 from rag import hops
 from rag.boot import Boot
 from rag.hops import VectorFacts
@@ -23,15 +23,17 @@ def create_app(boot: Boot[Retrieval]) -> Flask:
     @app.post("/embed")
     def embed() -> Response:
         call = hops.read(hops.EMBED_CALL, request.get_data())
-        vectors = boot.loaded().embedder.embed_queries(call.texts)
+        with model_time():
+            vectors = boot.loaded().embedder.embed_queries(call.texts)
         return Response(hops.write_vectors(vectors), mimetype="application/octet-stream")
 
     @app.post("/retrieve")
     def retrieve() -> Response:
         call = hops.read(hops.RETRIEVE_CALL, request.get_data())
-        passages = boot.loaded().retriever.retrieve(
-            call.question, top_k=call.top_k, filters=call.filters, min_score=call.min_score
-        )
+        with model_time():
+            passages = boot.loaded().retriever.retrieve(
+                call.question, top_k=call.top_k, filters=call.filters, min_score=call.min_score
+            )
         return Response(hops.write_passages(passages), mimetype=JSON)
 
     return app

@@ -168,6 +168,16 @@ def write_failure(error: RagError) -> bytes:
     return dump(error.body()) + b"\n"
 
 
+def write_model_time(seconds: float) -> bytes:
+    """The line after the last delta: how long the engine was waited for."""
+    return dump({"model_s": round(seconds, 6)}) + b"\n"
+
+
+def read_model_time(line: bytes) -> float | None:
+    """The seconds in `line`, None where it is another line."""
+    return from_json(line).get("model_s") if b'"model_s"' in line else None
+
+
 def read_delta(line: bytes) -> Delta | None:
     """The delta in `line`, None where it only says that the stream is open. Raises the error that it carries."""
     document: Mapping[str, Any] = from_json(line)

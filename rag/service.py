@@ -22,18 +22,19 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from rag.circuit import Circuit
 from rag.errors import RagError, Unreachable, rebuilt
+from rag.hops import read_model_time
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to a service that is over. `service_s` is what the service itself took, where it said so."""
+    """One request to a service that is over. `model_s` is what the models took of it, where the service said so."""
 
     service: str
     path: str
     sent_bytes: int
     received_bytes: int
     total_s: float
-    service_s: float | None
+    model_s: float | None
 
 
 OnExchange: TypeAlias = Callable[[Exchange], None]
@@ -97,7 +98,9 @@ class Service:
         except _Broken:
             time.sleep(_BEFORE_SECOND_TRY_S)
             response = self._guarded(method, path, body, self._timeout_s)
-        self._over(path, body, len(response.data), began, response)
+        told = _DURATION.search(response.headers.get("Server-Timing", ""))
+        model_s = float(told[1]) / 1e3 if told else None
+        self._over(path, body, len(response.data), began, model_s)
         return response.data
 
     def write(self, method: str, path: str) -> None:
@@ -117,7 +120,11 @@ class Service:
                 raise
             time.sleep(_BEFORE_SECOND_TRY_S)
             response = self._guarded("POST", path, body, silence_s, preload=False)
-        return Lines(self, response, lambda received_bytes: self._over(path, body, received_bytes, began, response))
+
+        def over(received_bytes: int, model_s: float | None) -> None:
+            self._over(path, body, received_bytes, began, model_s)
+
+        return Lines(self, response, over)
 
     def broke(self, reason: str, *, sent: bool, kind: type[Unreachable] = Unreachable) -> Unreachable:
         """Note that the service did not answer, and give the error that says so."""
@@ -128,13 +135,9 @@ class Service:
         """Close the idle connections."""
         self._pool.close()
 
-    def _over(
-        self, path: str, body: bytes | None, received_bytes: int, began: float, response: BaseHTTPResponse
-    ) -> None:
+    def _over(self, path: str, body: bytes | None, received_bytes: int, began: float, model_s: float | None) -> None:
         total_s = time.perf_counter() - began
-        told = _DURATION.search(response.headers.get("Server-Timing", ""))
-        service_s = float(told[1]) / 1e3 if told else None
-        self._on_exchange(Exchange(self.name, path, len(body or b""), received_bytes, total_s, service_s))
+        self._on_exchange(Exchange(self.name, path, len(body or b""), received_bytes, total_s, model_s))
 
     def _guarded(
         self, method: str, path: str, body: bytes | None, silence_s: float, *, preload: bool = True
@@ -179,12 +182,15 @@ class Service:
 class Lines:
     """The lines of an open answer. Closing it before the last one drops the connection, which the service notices."""
 
-    def __init__(self, service: Service, response: BaseHTTPResponse, on_end: Callable[[int], None]) -> None:
+    def __init__(
+        self, service: Service, response: BaseHTTPResponse, on_end: Callable[[int, float | None], None]
+    ) -> None:
         self._service = service
         self._response = response
         self._lines = _lines_of(response)
         self._on_end = on_end
         self._received_bytes = 0
+        self.model_s: float | None = None
         self._reading = threading.Lock()
         self._left = False
         self._closed = False
@@ -211,10 +217,10 @@ class Lines:
             return line
 
     def finish(self) -> None:
-        """After the last line that matters: read to the end, so that the connection can be used again."""
+        """After the last delta: read to the end, so that the connection can be used again."""
         with contextlib.suppress(Unreachable):
-            for _ in self:
-                pass
+            for line in self:
+                self.model_s = read_model_time(line)
 
     def close(self) -> None:
         """Leave. May be called again, and while another thread waits for a line: that one is woken."""
@@ -230,7 +236,7 @@ class Lines:
             self._closed = True
             self._lines.close()
             self._response.close()  # after the last line the connection has gone back to the pool already
-            self._on_end(self._received_bytes)
+            self._on_end(self._received_bytes, self.model_s)
 
 
 def _lines_of(response: BaseHTTPResponse) -> Generator[bytes, None, None]:

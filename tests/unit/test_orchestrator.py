@@ -181,4 +181,4 @@ def test_hops_are_counted_with_the_bytes_that_crossed_them(services: Services) -
     for hop in ("vector/retrieve", "llm/generate"):
         assert after[hop]["exchanges"] == before[hop]["exchanges"] + 1
         assert after[hop]["received_bytes"] > before[hop]["received_bytes"]
-        assert after[hop]["total_s"] >= after[hop]["service_s"] > 0
+        assert after[hop]["total_s"] >= after[hop]["model_s"] > 0
