@@ -48,7 +48,7 @@ index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
 $(INDEX)/manifest.json: $(VENV)/.installed-artifact $(shell find $(CORPUS) -type f 2>/dev/null)
 	@echo "Building the index of $(CORPUS)"
 	@$(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
-		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL)) \
+		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL)) $(if $(ADAPTER),--adapter $(ADAPTER)) \
 		$(if $(QUERY_PREFIX),--query-prefix '$(QUERY_PREFIX)') $(if $(PASSAGE_PREFIX),--passage-prefix '$(PASSAGE_PREFIX)')
 
 .PHONY: artifact
@@ -80,6 +80,11 @@ include deploy/deploy.mk
 .PHONY: bench
 bench: install index $(VENV)/.installed-test ## What is measured, one script a question (see benchmarks/)
 	@$(PY) -m benchmarks.load
+
+.PHONY: train
+train: install ## Train an adapter behind the embedder from DATA=pairs.jsonl into ADAPTER (build/adapter)
+	@$(PIP) install -r requirements-train.txt
+	@$(PY) -m training.train_adapter $(DATA) --output $(or $(ADAPTER),build/adapter) $(TRAIN_OPTIONS)
 
 .PHONY: clean
 clean: $(CLEANED_ENDPOINT) ## Remove what was built, and the endpoint ENDPOINT_NAME where it is given

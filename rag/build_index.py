@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rag.adapter import LocalEmbedder, load_adapter
 from rag.chunking import Chunker
 from rag.documents import Folder, read_folder
 from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
@@ -55,7 +56,7 @@ def read(documents: Path, *, strict: bool = False) -> Folder:
 def build(
     folder: Folder,
     output: Path,
-    embedder: SentenceTransformerEmbedder,
+    embedder: LocalEmbedder,
     *,
     factory: str = DEFAULT_FACTORY,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
@@ -105,7 +106,7 @@ def default_store(output: Path) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     options = _parser().parse_args(arguments)
-    embedder = None
+    embedder: LocalEmbedder | None = None
     try:
         folder = read(options.documents, strict=options.strict)
         embedder = SentenceTransformerEmbedder.load(
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             passage_prefix=options.passage_prefix,
             trust_remote_code=options.trust_remote_code,
         )
+        if options.adapter is not None:
+            embedder = load_adapter(options.adapter, embedder)
         summary = build(
             folder,
             options.output,
@@ -153,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="where the embedding model runs (default: %(default)s)")
     parser.add_argument("--query-prefix", help="instead of the embedding model's own")
     parser.add_argument("--passage-prefix", help="instead of the embedding model's own")
+    parser.add_argument("--adapter", type=Path, help="directory that training.train_adapter wrote")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's directory")
     parser.add_argument("--chunk-tokens", type=_positive, default=DEFAULT_CHUNK_TOKENS, help="default: %(default)s")
     parser.add_argument("--overlap-tokens", type=_natural, default=DEFAULT_OVERLAP_TOKENS, help="default: %(default)s")

@@ -43,9 +43,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     Raises ArtifactRefused for a damaged file and DoesNotFit before anything is loaded, ModelRefused or IndexRefused
     with the reason.
     """
-    if settings.artifact:
-        on_phase("verifying the artifact")
-        verify_artifact(Path(settings.artifact))
+    _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_plan(settings)
     device, threads, runtime_bytes = _import_libraries(settings, on_phase)
@@ -61,6 +59,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
 
 def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retrieval:
     """Embedder and index alone, on a plan of their own, and a real retrieval. Raises as load_pipeline does."""
+    _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_retrieval_plan(settings)
     device, _, runtime_bytes = _import_libraries(settings, on_phase)
@@ -74,6 +73,7 @@ def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retri
 
 def load_llm(settings: Settings, on_phase: Callable[[str], None]) -> Llm:
     """The LLM alone, on a plan of its own, and a real generation. Raises as load_pipeline does."""
+    _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_plan(settings, with_retrieval=False)
     device, threads, runtime_bytes = _import_libraries(settings, on_phase)
@@ -119,6 +119,7 @@ def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tu
 
 
 def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], None]) -> Retrieval:
+    from rag.adapter import LocalEmbedder, load_adapter
     from rag.embedding import SentenceTransformerEmbedder
     from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
     from rag.index import Index
@@ -126,13 +127,15 @@ def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], N
     from rag.retrieval import HybridRetriever
 
     on_phase("loading the embedder")
-    embedder = SentenceTransformerEmbedder.load(
+    embedder: LocalEmbedder = SentenceTransformerEmbedder.load(
         settings.embedding_model,
         device=device,
         query_prefix=settings.query_prefix,
         passage_prefix=settings.passage_prefix,
         trust_remote_code=settings.trust_remote_code,
     )
+    if settings.adapter:
+        embedder = load_adapter(Path(settings.adapter), embedder)
     on_phase("loading the index")
     index = Index.load(Path(settings.index), embedder)
     reranker = None
@@ -214,10 +217,13 @@ def _load_llm(
     return settings, plan, load()
 
 
-def verify_artifact(directory: Path) -> None:
-    """Hold every file of the artifact to its manifest, and log what that took. Raises ArtifactRefused by the file."""
+def _verify_artifact(settings: Settings, on_phase: Callable[[str], None]) -> None:
+    """Hold every file of the artifact, where there is one, to its manifest. Raises ArtifactRefused by the file."""
+    if not settings.artifact:
+        return
+    on_phase("verifying the artifact")
     began = time.monotonic()
-    size_bytes = artifact.verify(directory)
+    size_bytes = artifact.verify(Path(settings.artifact))
     _log.info(json.dumps({"event": "artifact", "bytes": size_bytes, "verify_s": round(time.monotonic() - began, 3)}))
 
 

@@ -53,6 +53,10 @@ class Settings(BaseModel):
         default=None, description="What the embedder reads before a query; unset: what the model itself asks for"
     )
     passage_prefix: str | None = Field(default=None, description="The same before a passage, when the index is built")
+    adapter: str | None = Field(
+        default_factory=lambda: _installed("adapter", "") or None,
+        description="A directory that `make train` wrote: a map behind the embedder; the index must be built with it",
+    )
     reranker: str | None = Field(default=None, description="A cross-encoder that re-orders passages; unset: none")
     index: str = Field(
         default_factory=lambda: _installed("index", _HERE / "build" / "index"), description="Directory of the index"

@@ -40,6 +40,7 @@ STOREYS = [
         "wire",
     },
     {
+        "adapter",
         "admission",
         "backend_choice",
         "chunking",

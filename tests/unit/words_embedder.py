@@ -34,5 +34,8 @@ class WordsEmbedder:
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\S+", text)]
 
+    def reads_portuguese(self) -> bool:
+        return True
+
     def close(self) -> None:
         """Nothing runs."""
