@@ -1,6 +1,6 @@
 """The OpenVINO backend against the torch slots, over the engine: speed, prefixes, memory, other threads, int8.
 
-    python -m benchmarks.paged [speed prefix memory ticker int8 ...]
+    python -m benchmarks.paged [speed speed_long prefix memory ticker int8]
 
 The model has SmolLM2-135M's shape and random weights, computed in float32; int8 is measured on the model that ships,
 over the prompts of benchmarks/questions.jsonl. Each section runs in a process of its own. The last line is JSON.
@@ -44,7 +44,6 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
 
     from rag.generation import load_generator  # noqa: PLC0415
 
-    smol_checkpoint.make(_MODEL)
     torch.set_num_threads(cores())
     sys.setswitchinterval(0.0005)  # as in serve
     plan = make_plan(_settings(backend, context))
@@ -107,26 +106,34 @@ def random_prompt(drawn: random.Random, tokens: int) -> list[int]:
 
 
 def speed() -> dict[str, Any]:
-    """Tokens a second end to end, prompts included, at 1, 8 and 16 requests; the backends in turn, medians of two."""
+    """Tokens a second, prompts of 119 tokens included, at 1, 8, 16 requests; the backends in turn, medians of two."""
+    return _speed(119, 48)
+
+
+def speed_long() -> dict[str, Any]:
+    """The same with prompts of 562 tokens."""
+    return _speed(562, 32)
+
+
+def _speed(prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
     drawn = random.Random(1)
     engines = {name: load_engine(name, 640, []) for name in ("openvino", "torch")}
     found: dict[str, Any] = {}
     for engine in engines.values():
         ask(engine, random_prompt(drawn, 100), 4)
-    for prompt_tokens, new_tokens in ((119, 48), (562, 32)):
-        for clients in (1, 8, _SESSIONS):
-            rates: dict[str, list[float]] = {name: [] for name in engines}
-            firsts: dict[str, list[float]] = {name: [] for name in engines}
-            for _ in range(2):
-                for name, engine in engines.items():
-                    prompts = [random_prompt(drawn, prompt_tokens) for _ in range(clients)]
-                    rate, first = ask_all(engine, prompts, new_tokens)
-                    rates[name].append(rate)
-                    firsts[name] += first
-            row = {f"{name}_tokens_per_s": round(statistics.median(rate), 1) for name, rate in rates.items()}
-            row |= {f"{name}_ttft_p95_s": round(_percentile(first, 95), 3) for name, first in firsts.items()}
-            row["ratio"] = round(row["openvino_tokens_per_s"] / row["torch_tokens_per_s"], 2)
-            found[f"{clients} x {prompt_tokens}+{new_tokens}"] = row
+    for clients in (1, 8, _SESSIONS):
+        rates: dict[str, list[float]] = {name: [] for name in engines}
+        firsts: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(2):
+            for name, engine in engines.items():
+                prompts = [random_prompt(drawn, prompt_tokens) for _ in range(clients)]
+                rate, first = ask_all(engine, prompts, new_tokens)
+                rates[name].append(rate)
+                firsts[name] += first
+        row = {f"{name}_tokens_per_s": round(statistics.median(rate), 1) for name, rate in rates.items()}
+        row |= {f"{name}_ttft_p95_s": round(_percentile(first, 95), 3) for name, first in firsts.items()}
+        row["ratio"] = round(row["openvino_tokens_per_s"] / row["torch_tokens_per_s"], 2)
+        found[f"{clients} x {prompt_tokens}+{new_tokens}"] = row
     for engine in engines.values():
         engine.stop()
     return found
@@ -149,7 +156,6 @@ def memory() -> dict[str, Any]:
     """MiB that nobody else could have: what the plan says, what is held at the start and with every block written."""
     import rag.openvino_paged  # noqa: F401, PLC0415 - what importing takes is the process's own
 
-    smol_checkpoint.make(_MODEL)
     plan = make_plan(_settings("openvino", 1024))
     before = _memory_mib()
     phases: list[tuple[str, float]] = []
@@ -232,6 +238,7 @@ def int8() -> dict[str, Any]:
         longest = sum(max(len(one), len(other)) for one, other in pairs)
         equal = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False))
         found[name] = {
+            "tokens": longest,
             "equal_tokens": round(equal / longest, 4),
             "equal_answers": round(sum(one == other for one, other in pairs) / len(pairs), 4),
         }
@@ -266,7 +273,7 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    section.__name__: section for section in (speed, prefix, memory, ticker, int8)
+    section.__name__: section for section in (speed, speed_long, prefix, memory, ticker, int8)
 }
 
 
@@ -275,6 +282,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="default: all")
     chosen = parser.parse_args().sections or list(SECTIONS)
+    smol_checkpoint.make(_MODEL)  # here, so that it weighs in no section's process
     console, found = Console(stderr=True), {}
     for name in chosen:
         console.print(f"[dim]{(SECTIONS[name].__doc__ or '').strip()}[/dim]")
