@@ -6,6 +6,7 @@ promised, what is allocated and what requests are counted against are one set of
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from rag.settings import Settings
 _log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "u8": "u8"}
+# What a session costs: where a deployment was planned with other figures, its number of instances is wrong.
+_SESSION_FIGURES = ("context_tokens", "kv_dtype", "weights_dtype", "block_size_tokens", "kv_bytes_per_session")
 # OpenVINO's blocks, which hold as many tokens in windowed layers as in the others (rag/openvino_paged.py).
 _BLOCK_TOKENS = 32
 
@@ -58,7 +61,27 @@ def make_plan(settings: Settings, *, with_retrieval: bool = True) -> Plan:
             raise DoesNotFit(refuse(request, verdict).to_json())
     except CapacityError as error:
         raise InvalidRequest(str(error), field=getattr(error, "field", "LLM")) from error
+    if settings.plan and with_retrieval:
+        _hold_to_deployed(settings.plan, verdict.plan)
     return verdict.plan
+
+
+def _hold_to_deployed(packed: str, plan: Plan) -> None:
+    """Log where this container's plan is another than the one that its instances were chosen by.
+
+    Nothing is refused for it: the plan made here has just been checked against the machine that is really there.
+    """
+    try:
+        deployed = Plan.unpack(packed)
+    except CapacityError as error:
+        raise InvalidRequest(str(error), field="PLAN", remedy="unset PLAN, or deploy again") from error
+    differing = {
+        name: {"deployed": getattr(deployed, name), "here": getattr(plan, name)}
+        for name in _SESSION_FIGURES
+        if getattr(deployed, name) != getattr(plan, name)
+    }
+    if differing:
+        _log.warning(json.dumps({"event": "plan_differs", **differing}))
 
 
 def recheck(settings: Settings, plan: Plan, measured: Measured, *, with_retrieval: bool = True) -> Plan:

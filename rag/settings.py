@@ -102,6 +102,9 @@ class Settings(BaseModel):
         default=None,
         description="Plan for this machine of the catalogue; unset: the present one",
     )
+    plan: str | None = Field(
+        default=None, description="The plan that the deployment was made by, packed; this container's is held to it"
+    )
     threads: int = Field(default=0, ge=0, description="Threads that the models compute with; `0`: one a core")
     top_k: int = Field(default=3, ge=1, le=50, description="Passages a question retrieves unless it says otherwise")
     min_score: float = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,19 @@ def test_a_container_that_does_not_fit_says_so_on_ping_with_the_figures() -> Non
     assert unready is not None
     assert unready.code == "does_not_fit"
     assert unready.body()["error"]["short_by_bytes"] == 6  # type: ignore[index]
+
+
+def test_a_plan_other_than_the_deployments_is_said_in_the_log(
+    index: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random_model("llama").save_pretrained(tmp_path)
+    own = make_plan(settings(index, tmp_path))
+    assert make_plan(settings(index, tmp_path, plan=own.pack())) == own
+    assert "plan_differs" not in caplog.text
+    deployed = replace(own, context_tokens=2 * own.context_tokens)
+    assert make_plan(settings(index, tmp_path, plan=deployed.pack())) == own
+    (record,) = [record for record in caplog.records if "plan_differs" in record.message]
+    assert json.loads(record.message)["context_tokens"] == {"deployed": 400, "here": 200}
+    with pytest.raises(InvalidRequest) as raised:
+        make_plan(settings(index, tmp_path, plan="AAAA"))
+    assert raised.value.field == "PLAN"
