@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from benchmarks.process import free_port
 from microservices.supervisor import Child, ServiceSpec, Supervisor, service_specs
@@ -118,12 +118,12 @@ def test_on_the_end_the_one_that_asks_ends_before_those_that_are_asked(tmp_path:
 
 
 def test_only_what_no_url_places_elsewhere_runs_here() -> None:
-    places: dict[str, Any] = {"port": 8080, "vector_port": 5001, "llm_port": 5002}
-    here = service_specs({"DEVICE": "cuda"}, **places, vector_url=None, llm_url=None)
+    at = partial(service_specs, port=8080, vector_port=5001, llm_port=5002)
+    here = at({"DEVICE": "cuda"}, vector_url=None, llm_url=None)
     assert [one.name for one in here] == ["orchestrator", "vector", "llm"]
     assert here[0].environment["LLM_URL"] == "http://127.0.0.1:5002"
     assert (here[1].environment["DEVICE"], here[2].environment["DEVICE"]) == ("cpu", "cuda")
     assert all(one.environment["HOST"] == "127.0.0.1" for one in here[1:])
-    there = service_specs({}, **places, vector_url=None, llm_url="http://gpu:5002")
+    there = at({}, vector_url=None, llm_url="http://gpu:5002")
     assert [one.name for one in there] == ["orchestrator", "vector"]
     assert there[0].environment["LLM_URL"] == "http://gpu:5002"

@@ -1,0 +1,159 @@
+"""Requests to one server, closed-loop (so many clients, each asks again when it is answered) or open-loop (Poisson)."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request as its client saw it, in seconds from sending it; `error` is empty where it was answered."""
+
+    began: float
+    total_s: float
+    first_s: float = 0.0
+    tokens: int = 0
+    mode: str = "answer"
+    error: str = ""
+    text: str = ""
+    timings: dict[str, float] | None = None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds a token after the first."""
+        return (self.total_s - self.first_s) / (self.tokens - 1) if self.tokens > 1 else None
+
+
+def ask(client: httpx.Client, body: dict[str, Any], *, stream: bool) -> Sample:
+    """One request, plain or as JSON Lines; what goes wrong is in the sample."""
+    began = time.perf_counter()
+    mode = str(body.get("mode", "answer"))
+    try:
+        if stream:
+            return _streamed(client, body, began)
+        response = client.post("/invocations", json=body)
+        total_s = time.perf_counter() - began
+        if response.status_code != 200:
+            return Sample(began, total_s, mode=mode, error=_code(response))
+        document = response.json()
+        tokens = document.get("usage", {}).get("completion_tokens", 0)
+        return Sample(began, total_s, total_s, tokens, mode, "", document.get("text", ""), document.get("timings"))
+    except (httpx.HTTPError, ValueError) as error:
+        return Sample(began, time.perf_counter() - began, mode=mode, error=type(error).__name__)
+
+
+def _streamed(client: httpx.Client, body: dict[str, Any], began: float) -> Sample:
+    mode, first_s = str(body.get("mode", "answer")), 0.0
+    accept = {"Accept": "application/jsonlines"}
+    with client.stream("POST", "/invocations", json=body, headers=accept) as response:
+        if response.status_code != 200:
+            response.read()
+            return Sample(began, time.perf_counter() - began, mode=mode, error=_code(response))
+        for line in response.iter_lines():
+            event = json.loads(line)
+            now_s = time.perf_counter() - began
+            if event["type"] == "text":
+                first_s = first_s or now_s
+            elif event["type"] == "error":
+                return Sample(began, now_s, mode=mode, error=event["error"]["code"])
+            elif event["type"] == "end":
+                tokens = event["usage"]["completion_tokens"]
+                return Sample(began, now_s, first_s or now_s, tokens, mode, "", event["text"], event["timings"])
+    return Sample(began, time.perf_counter() - began, mode=mode, error="cut off")
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return f"{response.status_code} {response.json()['error']['code']}"
+    except (ValueError, KeyError):
+        return str(response.status_code)
+
+
+def closed_loop(url: str, bodies: Sequence[dict[str, Any]], clients: int) -> tuple[list[Sample], float]:
+    """All `bodies`, streamed, by so many clients; the samples and the seconds that it took."""
+    with _client(url, clients) as client, ThreadPoolExecutor(clients) as threads:
+        began = time.perf_counter()
+        samples = list(threads.map(lambda body: ask(client, body, stream=True), bodies))
+        return samples, time.perf_counter() - began
+
+
+def open_loop(
+    url: str, bodies: Sequence[dict[str, Any]], per_s: float, drawn: random.Random
+) -> tuple[list[Sample], float]:
+    """All `bodies`, streamed, arriving at random (exponential gaps) whether or not earlier ones are answered.
+
+    A sample's clock starts when the request was due, so a late client does not hide a wait.
+    """
+    due_s: list[float] = []
+    at_s = 0.0
+    for _ in bodies:
+        at_s += drawn.expovariate(per_s)
+        due_s.append(at_s)
+    with _client(url, 256) as client, ThreadPoolExecutor(min(256, len(bodies))) as threads:
+        began = time.perf_counter()
+
+        def one(body: dict[str, Any], due: float) -> Sample:
+            time.sleep(max(0.0, began + due - time.perf_counter()))
+            return ask(client, body, stream=True)
+
+        samples = list(threads.map(one, bodies, due_s))
+        return samples, time.perf_counter() - began
+
+
+class Steady:
+    """Clients that ask on and on in the background, one a mode, until they are stopped."""
+
+    def __init__(self, url: str, bodies: dict[str, dict[str, Any]], each: int = 1, pause_s: float = 0.02) -> None:
+        self.samples: list[Sample] = []
+        self._over = threading.Event()
+        self._pause_s = pause_s
+        self._client = _client(url, each * len(bodies))
+        self._threads = [
+            threading.Thread(target=self._run, args=(body,)) for body in bodies.values() for _ in range(each)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> list[Sample]:
+        """Everything that was asked."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._client.close()
+        return self.samples
+
+    def _run(self, body: dict[str, Any]) -> None:
+        while not self._over.wait(self._pause_s):
+            self.samples.append(ask(self._client, body, stream=False))
+
+
+def until(condition: Callable[[], bool], limit_s: float) -> float | None:
+    """Seconds until `condition` held; None where it did not within the limit."""
+    began = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - began > limit_s:
+            return None
+        time.sleep(0.05)
+    return time.perf_counter() - began
+
+
+def rounds_of(bodies: Sequence[dict[str, Any]], count: int, drawn: random.Random) -> Iterator[dict[str, Any]]:
+    """`count` of `bodies`, each about as often, in random order."""
+    for place in range(count):
+        if place % len(bodies) == 0:
+            order = drawn.sample(range(len(bodies)), len(bodies))
+        yield bodies[order[place % len(bodies)]]
+
+
+def _client(url: str, connections: int) -> httpx.Client:
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return httpx.Client(base_url=url, timeout=70, limits=limits)
