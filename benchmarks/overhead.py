@@ -1,6 +1,6 @@
 """What HTTP and the pipeline add to the bare engine: to the first token, and to every token after it.
 
-    python -m benchmarks.overhead [--prompt-words 100] [--new-tokens 48] [--repeats 30]
+    python -m benchmarks.overhead [--backend torch] [--prompt-words 100] [--new-tokens 48] [--repeats 30]
 
 One client, the default model. The engine is asked in this process, without text or HTTP; the server, a process of its
 own, streams in the generate mode, which neither embeds nor retrieves, so both compute the same tokens. They take turns,
@@ -30,6 +30,7 @@ from tqdm import tqdm
 from benchmarks import machine
 from benchmarks.load import percentile
 from benchmarks.process import served
+from rag.backend_choice import BackendName
 from rag.engine import Engine
 from rag.errors import RagError
 from rag.generation import load_generator
@@ -74,12 +75,21 @@ def a_token_s(arrivals: list[float], tokens: int) -> float:
     return (arrivals[-1] - arrivals[0]) / max(1, tokens - 1)
 
 
-def measure(prompt_words: int, new_tokens: int, repeats: int) -> dict[str, dict[str, float]]:
+def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: int) -> dict[str, dict[str, float]]:
     """Medians and tails of first_s and token_s, by way of asking."""
     settings = Settings()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    blocks = 1 if backend == "torch" else -(-(settings.context or 0) // 32)  # one session's
     generator = load_generator(
-        settings.llm, dtype=settings.dtype, device="cpu", context_tokens=settings.context, num_blocks=16, max_waiting=1
+        settings.llm,
+        dtype=settings.dtype,
+        device="cpu",
+        context_tokens=settings.context,
+        num_blocks=blocks,
+        max_waiting=1,
+        backend_name=backend,
+        threads=threads,
     )
     words = [word for line in _QUESTIONS.read_text(encoding="utf-8").split() if (word := line.strip('",:{}[]?'))]
     questions = [json.loads(line)["question"] for line in _QUESTIONS.read_text(encoding="utf-8").splitlines()]
@@ -87,7 +97,7 @@ def measure(prompt_words: int, new_tokens: int, repeats: int) -> dict[str, dict[
     seconds: dict[str, list[tuple[float, float]]] = {"engine": [], "HTTP, generate": [], "HTTP, answer": []}
     with (
         tempfile.TemporaryDirectory() as logs,
-        served({"LOG_LEVEL": "WARNING"}, log=Path(logs) / "log") as server,
+        served({"LOG_LEVEL": "WARNING", "BACKEND": backend}, log=Path(logs) / "log") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
         for repeat in tqdm(range(repeats + 2), unit="round"):
@@ -121,13 +131,14 @@ def measure(prompt_words: int, new_tokens: int, repeats: int) -> dict[str, dict[
 def main() -> int:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["torch", "openvino"], default="torch")
     parser.add_argument("--prompt-words", type=int, default=100)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=30)
     arguments = parser.parse_args()
-    figures = measure(arguments.prompt_words, arguments.new_tokens, arguments.repeats)
+    figures = measure(arguments.backend, arguments.prompt_words, arguments.new_tokens, arguments.repeats)
     hardware = machine.describe()
-    table = Table(title=f"One client, the default model, {machine.in_words(hardware)}")
+    table = Table(title=f"One client, the default model on {arguments.backend}, {machine.in_words(hardware)}")
     table.add_column("asked", no_wrap=True)
     for heading in ("first ms p50", "p95", "a token ms p50", "p95"):
         table.add_column(heading, justify="right")
@@ -139,7 +150,7 @@ def main() -> int:
         "HTTP and pipeline add", f"{1e3 * added['first_p50_s']:.2f}", "", f"{1e3 * added['token_p50_s']:.2f}", ""
     )
     Console(stderr=True).print(table)
-    print(json.dumps({"hardware": hardware, "figures": figures, "added": added}))
+    print(json.dumps({"hardware": hardware, "backend": arguments.backend, "figures": figures, "added": added}))
     return 0
 
 

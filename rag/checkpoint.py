@@ -54,6 +54,25 @@ def refuse_pickle(directory: Path) -> None:
             )
 
 
+def refuse_quantised(directory: Path, device: str) -> None:
+    """Raise ModelRefused on a CPU for weights published in a quantised format: the libraries that read them need a GPU.
+
+    MXFP4 would load, but unpacked: nearly four times the bytes that the plan counts.
+    """
+    config = _read_json(directory / "config.json")
+    quantised = config.get("quantization_config") if isinstance(config, dict) else None
+    if device != "cpu" or not isinstance(quantised, dict):
+        return
+    method = str(quantised.get("quant_method", "unnamed"))
+    raise ModelRefused(
+        f"the LLM's weights are quantised as published ({method}), which runs on a GPU only",
+        field="LLM",
+        value=method,
+        limit="DEVICE=cpu",
+        remedy="deploy on a GPU (DEVICE=cuda), or give the model's float32 or bfloat16 release",
+    )
+
+
 def refuse_remote_code(directory: Path) -> None:
     """Raise ModelRefused when the model can only be built by Python code that lies beside its weights.
 

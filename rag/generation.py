@@ -16,7 +16,7 @@ from rag.backend import Backend
 from rag.backend_choice import BackendName
 from rag.blocks import Lease
 from rag.chat_tokenizer import PublishedTokenizer
-from rag.checkpoint import refuse_pickle, refuse_remote_code, resolve_model
+from rag.checkpoint import refuse_pickle, refuse_quantised, refuse_remote_code, resolve_model
 from rag.engine import Engine, Ticket
 from rag.errors import ModelRefused, RagError, SessionClosed
 from rag.sampling import Draw
@@ -182,6 +182,7 @@ def load_generator(
     """
     directory = resolve_model(source)
     refuse_pickle(directory)
+    refuse_quantised(directory, device)
     if not trust_remote_code:
         refuse_remote_code(directory)
     trusted: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,17 @@ def test_weights_in_a_pickle_are_refused_by_the_file_s_name(tmp_path: Path) -> N
     weights.unlink()
     with pytest.raises(ModelRefused, match=r"pytorch_model\.bin"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4"])
+def test_weights_quantised_as_published_are_refused_on_a_cpu_by_their_method(tmp_path: Path, method: str) -> None:
+    config = json.loads((save_model(tmp_path) / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelRefused, match=method) as raised:
+        load(tmp_path)
+    assert raised.value.value == method
+    assert "GPU" in str(raised.value.remedy)
 
 
 def test_a_directory_that_is_none_is_refused_by_name(tmp_path: Path) -> None:

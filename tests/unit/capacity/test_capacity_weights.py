@@ -95,6 +95,23 @@ def test_a_rank_loads_what_engines_log_of_awq_checkpoints(name: str, gib: float)
     assert rank_weights(model)[0].total_bytes / GIB == pytest.approx(gib, rel=0.004)
 
 
+@pytest.mark.parametrize(
+    "quantised",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    ],
+    ids=lambda quantised: quantised["quant_method"],
+)
+def test_weights_quantised_as_published_are_counted_in_their_format(quantised: dict[str, object]) -> None:
+    entry = next(entry for entry in document("models")["models"] if entry["name"] == "Qwen2.5-7B")
+    plain = {**entry["config"], "dtype": "float16"}
+    held = rank_weights(model_from_config({**plain, "quantization_config": quantised}, "Qwen2.5-7B"))[0].total_bytes
+    # the linear layers take 4 bits and their scales, a seventh of the model (embeddings and head) stays in 16 bits
+    assert 0.25 < held / rank_weights(model_from_config(plain, "Qwen2.5-7B"))[0].total_bytes < 0.42
+
+
 def test_the_allocator_keeps_a_rest_of_a_block_up_to_a_mebibyte() -> None:
     sizes = {9 * MIB + 1: 0, 12 * MIB: 0, 13 * MIB: MIB, 13 * MIB - 1: 0, 14 * MIB - 5: 5}
     assert {size: rounding_bytes(size) for size in sizes} == sizes
