@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from rag.adapter import LocalEmbedder, load_adapter
+from rag.bulk_embedding import embed_on_ray
 from rag.chunking import Chunker
 from rag.documents import Folder, read_folder
 from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
-from rag.embedding_store import EmbeddingStore, StoredVectors, embed_texts
+from rag.embedding_store import EmbeddingStore, Keys, StoredVectors, embed_texts
 from rag.errors import InvalidRequest, RagError
 from rag.index import DEFAULT_FACTORY, build_index
 from rag.passages import Chunk
@@ -62,11 +64,12 @@ def build(
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     overlap_tokens: int = DEFAULT_OVERLAP_TOKENS,
     embeddings: Path | None = None,
+    bulk: Callable[[Iterator[str], EmbeddingStore, Callable[[int], object]], Keys] | None = None,
 ) -> str:
     """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built.
 
     What has been embedded before, by a build that ended or by one that was killed, is taken from the store in
-    `embeddings`: beside `output` unless named.
+    `embeddings`: beside `output` unless named. `bulk` embeds in place of `embedder` (see rag.bulk_embedding).
     """
     start_s = time.monotonic()
     if factory != DEFAULT_FACTORY:
@@ -83,7 +86,10 @@ def build(
             EmbeddingStore(embeddings or default_store(output), embedder) as store,
             tqdm(desc="embedding", unit="passage") as bar,
         ):
-            keys = embed_texts(texts, embedder.embed_passages, store, bar.update)
+            if bulk is None:
+                keys = embed_texts(texts, embedder.embed_passages, store, bar.update)
+            else:
+                keys = bulk(texts, store, bar.update)
             reused = int((store.rows(keys) >= 0).sum())
             store.prune(keys)
             return store.vectors(keys)
@@ -98,6 +104,29 @@ def build(
     )
 
 
+def load_embedder(options: argparse.Namespace) -> LocalEmbedder:
+    """The embedder that the command's options describe. Raises ModelRefused."""
+    embedder = SentenceTransformerEmbedder.load(
+        options.embedding_model,
+        device=options.device,
+        query_prefix=options.query_prefix,
+        passage_prefix=options.passage_prefix,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return embedder if options.adapter is None else load_adapter(options.adapter, embedder)
+
+
+def _on_ray(
+    texts: Iterator[str],
+    store: EmbeddingStore,
+    progress: Callable[[int], object],
+    *,
+    load: Callable[[], LocalEmbedder],
+    workers: int,
+) -> Keys:
+    return embed_on_ray(texts, load, store, progress, workers=workers)
+
+
 def default_store(output: Path) -> Path:
     """Where a build into `output` keeps what it has embedded: beside it, since the index may be shipped as it is."""
     return output.with_name(output.name + ".embeddings")
@@ -109,15 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embedder: LocalEmbedder | None = None
     try:
         folder = read(options.documents, strict=options.strict)
-        embedder = SentenceTransformerEmbedder.load(
-            options.embedding_model,
-            device=options.device,
-            query_prefix=options.query_prefix,
-            passage_prefix=options.passage_prefix,
-            trust_remote_code=options.trust_remote_code,
-        )
-        if options.adapter is not None:
-            embedder = load_adapter(options.adapter, embedder)
+        embedder = load_embedder(options)
+        bulk = None
+        if options.ray_workers:
+            bulk = partial(_on_ray, load=partial(load_embedder, options), workers=options.ray_workers)
         summary = build(
             folder,
             options.output,
@@ -126,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chunk_tokens=options.chunk_tokens,
             overlap_tokens=options.overlap_tokens,
             embeddings=options.embeddings,
+            bulk=bulk,
         )
     except RagError as error:
         print(f"error: {error.message}" + (f" ({error.remedy})" if error.remedy else ""), file=sys.stderr)
@@ -157,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--query-prefix", help="instead of the embedding model's own")
     parser.add_argument("--passage-prefix", help="instead of the embedding model's own")
     parser.add_argument("--adapter", type=Path, help="directory that training.train_adapter wrote")
+    parser.add_argument("--ray-workers", type=_natural, default=0, help="embed by so many processes on a Ray cluster")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's directory")
     parser.add_argument("--chunk-tokens", type=_positive, default=DEFAULT_CHUNK_TOKENS, help="default: %(default)s")
     parser.add_argument("--overlap-tokens", type=_natural, default=DEFAULT_OVERLAP_TOKENS, help="default: %(default)s")

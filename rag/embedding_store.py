@@ -251,7 +251,7 @@ def embed_texts(
     """
     tell = progress or (lambda _: None)
     all_keys = [np.empty(0, dtype=f"S{KEY_BYTES}")]
-    for window in _windows(texts, WINDOW_TEXTS):
+    for window in windows(texts, WINDOW_TEXTS):
         keys = keys_of(window)
         all_keys.append(keys)
         missing = np.flatnonzero(store.rows(keys) < 0).tolist()
@@ -264,7 +264,8 @@ def embed_texts(
     return np.concatenate(all_keys)
 
 
-def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """`texts` in lists of `size`, the last one shorter."""
     source = iter(texts)
     while window := list(islice(source, size)):
         yield window

@@ -24,6 +24,7 @@ STOREYS = [
     {
         "admitted",
         "build_index",
+        "bulk_embedding",
         "fusion",
         "grounding",
         "hops",
