@@ -27,14 +27,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM
 
 from benchmarks import machine, smol_checkpoint
 from benchmarks.process import ROOT
 from rag.backend import Backend, Segment
 from rag.engine import Engine
-from rag.generation import load_generator
 from rag.seams import Sampling
 from rag.settings import Settings
+from rag.torch_slots import TorchSlots
 
 _REST = "Python, dispatch, scheduling"
 _OTHER = "views, norms, rotary, activations"
@@ -86,11 +87,9 @@ class Window:
 
 def measure(source: str, batch: int, prompt_tokens: int, steps: int) -> dict[str, float]:
     """Milliseconds a step: `step`, and each part of it."""
-    generator = load_generator(
-        source, dtype="float32", device="cpu", context_tokens=1024, num_blocks=batch, max_waiting=0
-    )
-    generator.close()  # its engine made the memory; another one runs over it
-    window = Window(generator.engine.backend, batch, steps)
+    untyped: Any = AutoModelForCausalLM
+    model = untyped.from_pretrained(source, dtype=torch.float32)
+    window = Window(TorchSlots(model, max_model_len=1024), batch, steps)
     engine = Engine(window, num_blocks=batch, max_model_len=1024, max_waiting=batch)
     drawn = random.Random(1)
     for _ in range(batch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -57,3 +60,9 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def rounded_length(longest: int, most: int) -> int:
     """The cells to attend over where the longest live sequence has `longest`; never more than `most`."""
     return min(-(-longest // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS, most)
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> torch.Tensor:
+    """Integers as a tensor there. To a GPU they go from pinned memory, so that nobody waits for the copy."""
+    tensor = torch.tensor(values, dtype=torch.long)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

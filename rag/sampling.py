@@ -6,6 +6,7 @@ temperature, top_k, top_p, min_p, and a draw from the sequence's own generator.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -106,15 +107,15 @@ class Sampler:
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw | None]:
     """The next token of each row of `logits` (B, V); None where the row has no finite maximum.
 
-    Greedy rows share one argmax and one transfer from the device.
+    Greedy rows share one argmax and one transfer from the device: the only time that a step waits for it.
     """
     best, greedy = logits.max(dim=-1)
-    finite = torch.isfinite(best).tolist()  # max() hands a NaN on, so one look at each row's maximum is enough
-    tokens = greedy.tolist()
+    # max() hands a NaN on, so one look at each row's maximum is enough; float64 holds every token id exactly
+    maxima, tokens = torch.stack((best.double(), greedy.double())).tolist()
     draws: list[Draw | None] = []
     for row, sampler in enumerate(samplers):
-        if not finite[row]:
+        if not math.isfinite(maxima[row]):
             draws.append(None)
         else:
-            draws.append(Draw(tokens[row]) if sampler.greedy else sampler.draw(logits[row]))
+            draws.append(Draw(int(tokens[row])) if sampler.greedy else sampler.draw(logits[row]))
     return draws

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AttentionInterface
 
-from rag.attention import additive, attention, rounded_length, visible_cells
+from rag.attention import additive, attention, on_device, rounded_length, visible_cells
 from rag.backend import Segment
 from rag.conformance import held_bytes, probe_ids, refuse_unlike, refuse_unsupported
 
@@ -180,7 +180,7 @@ class TorchSlots:
         )
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+        return on_device(values, self.device)
 
     def _attend(
         self,

@@ -18,7 +18,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutput
 
-from rag.attention import additive, attention, rounded_length
+from rag.attention import additive, attention, on_device, rounded_length
 from rag.backend import Segment
 from rag.conformance import held_bytes, probe_ids, refuse_unlike
 from rag.errors import ModelRefused
@@ -171,7 +171,7 @@ class TorchT5:
         return logits.float()
 
     def _tensor(self, values: Sequence[Any]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._model.device)
+        return on_device(values, self._model.device)
 
     def _attend(
         self,
