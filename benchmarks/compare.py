@@ -79,6 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             result["open"] = _open(variants, bodies, result["closed"], arguments.quick, drawn)
             result["hops"] = _hops(variants)
             result["memory"] = {variant.name: _memory(variant) for variant in variants}
+        _save(result, arguments.output)
         if "faults" in parts:
             result["faults"] = _faults(variants)
     if "scaling" in parts:
@@ -94,6 +95,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             cpu_usd_per_hour=arguments.cpu_usd_per_hour,
         )
     return result
+
+
+def _save(result: dict[str, Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _kept(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def _closed(
     rounds = 2 if quick else 4
     result: dict[str, Any] = {}
     for clients in CLIENTS:
-        requests = max(16, 2 * clients) if quick else max(24, 4 * clients)
+        requests = max(12, clients) if quick else max(24, 4 * clients)
         seen: dict[str, list[tuple[list[Sample], float, float]]] = {variant.name: [] for variant in variants}
         turns = [variant for _ in range(rounds) for variant in drawn.sample(list(variants), len(variants))]
         for variant in tqdm(turns, desc=f"{clients} clients", unit="turn"):
@@ -363,8 +369,7 @@ def main() -> int:
     arguments = parser.parse_args()
     result = measure(arguments)
     show(result)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _save(result, arguments.output)
     print(json.dumps(result))
     return 0
 

@@ -53,7 +53,7 @@ def _harm(variant: Variant, harm: Callable[[], None], heal: Callable[[], None]) 
     harmed = time.perf_counter()
     harm()
     heal()
-    recovered_s = until(lambda: _all_answered_since(clients.samples, time.perf_counter() - 0.5), _LONGEST_S)
+    recovered_s = until(lambda: _all_answered_since(clients.samples, time.perf_counter() - 1.0), _LONGEST_S)
     time.sleep(_AFTER_S)
     samples = [sample for sample in clients.stop() if sample.began + sample.total_s >= harmed]
     return {
