@@ -66,27 +66,31 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     names = [name for name in NAMES if name not in arguments.without]
     parts = set(arguments.parts.split(","))
+
+    def keep(part: str, figures: Any) -> None:
+        result[part] = figures
+        _save(result, arguments.output)
+
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         logs = Path(folder)
         if "boot" in parts:
-            result["boot"] = _boots(names, 1 if arguments.quick else 3, logs, drawn)
+            keep("boot", _boots(names, 1 if arguments.quick else 3, logs, drawn))
         if parts & {"load", "faults"}:
             variants = [start(stack, name, logs / name) for name in names]
         if "load" in parts:
-            result["equal_answers"] = _equal_answers(variants, bodies)
-            result["added"] = _added(variants, bodies, 40 if arguments.quick else 200, drawn)
-            result["closed"] = _closed(variants, bodies, arguments.quick, drawn)
-            result["open"] = _open(variants, bodies, result["closed"], arguments.quick, drawn)
-            result["hops"] = _hops(variants)
-            result["memory"] = {variant.name: _memory(variant) for variant in variants}
-        _save(result, arguments.output)
+            keep("equal_answers", _equal_answers(variants, bodies))
+            keep("added", _added(variants, bodies, 40 if arguments.quick else 200, drawn))
+            keep("closed", _closed(variants, bodies, arguments.quick, drawn))
+            keep("hops", _hops(variants))
+            keep("memory", {variant.name: _memory(variant) for variant in variants})
+            keep("open", _open(variants, bodies, result["closed"], arguments.quick, drawn))
         if "faults" in parts:
-            result["faults"] = _faults(variants)
+            keep("faults", _faults(variants))
     if "scaling" in parts:
         with tempfile.TemporaryDirectory() as folder:
-            result["scaling"] = _scaling(bodies, 64 if arguments.quick else 192, Path(folder), drawn)
+            keep("scaling", _scaling(bodies, 64 if arguments.quick else 192, Path(folder), drawn))
     if "cost" in parts:
-        result["cost"] = per_thousand(
+        costs = per_thousand(
             arguments.model,
             arguments.gpu,
             arguments.cpu,
@@ -94,6 +98,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             retrieve_s=result["added"]["monolith"]["stages"]["retrieve_s"]["value"],
             cpu_usd_per_hour=arguments.cpu_usd_per_hour,
         )
+        keep("cost", costs)
     return result
 
 

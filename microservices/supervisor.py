@@ -30,7 +30,7 @@ _WATCH_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 30.0
 _STEADY_S = 30.0  # a service that was ready for so long starts again at once when it dies
 _MOST_SILENT_S = 30.0
-_DRAIN_S, _STOP_S = 23.0, 5.0  # together under the 30 s after which SageMaker kills
+_DRAIN_S, _STOP_S = 26.0, 29.0  # after SIGTERM: what asks has ended, everything has; SageMaker kills after 30
 _PR_SET_PDEATHSIG = 1
 
 
@@ -177,8 +177,10 @@ class Supervisor:
 
     def _end(self) -> None:
         first, *others = self.children
+        began = self._clock()
         first.stop(_DRAIN_S)
-        stoppers = [threading.Thread(target=child.stop, args=(_STOP_S,)) for child in others]
+        left_s = _STOP_S - (self._clock() - began)
+        stoppers = [threading.Thread(target=child.stop, args=(left_s,)) for child in others]
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:

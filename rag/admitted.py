@@ -98,7 +98,10 @@ class AdmittedGenerator:
         return AdmittedDeltas(deltas, permit, call)
 
     def open_session(self, session: str) -> None:
-        """See Generator.open_session."""
+        """See Generator.open_session. One that is open already stays as it is: the request may have been repeated."""
+        with self._lock:
+            if session in self._leases:
+                return
         permit = self.admission.admit_session()
         try:
             self._generator.open_session(session)

@@ -187,6 +187,7 @@ def test_a_session_keeps_memory_in_the_service_and_says_when_it_is_gone(fake: Fa
     with serving(llm_app(fake, admission=admission)) as url:
         remote = generator_at(url)
         remote.open_session("s")
+        remote.open_session("s")  # a request that was repeated reserves nothing twice
         assert fake.sessions == {"s"}
         assert admission.usage().sessions == 1
         with pytest.raises(Overloaded):
