@@ -59,7 +59,7 @@ class CorpusQuestions:
             beside[-1] = rng.choice(foreign or beside)
         shown = [self._by_title[title], *beside]
         if not whole:
-            shown = [document.excerpt(rng.randrange(len(document.sentences)), 2) for document in shown]
+            shown = [document.excerpt(rng.randrange(len(document.sentences)), 3) for document in shown]
         if rng.random() < 0.3:
             rng.shuffle(shown)
         titles = {document.title for document in shown}

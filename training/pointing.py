@@ -2,7 +2,8 @@
 
 The first token of an answer is the one hard choice: which of all the spans? The token's own loss says little about that
 choice while attention is still spread over the whole prompt, so attention is also told directly: from where a token of
-the answer is expected, it should rest where that token stands in the passages.
+the answer is expected, it should rest where that token stands in the passages; and what the layer passes on from there
+should name that token.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ class PointingLoss:
         weights = 1 + (self._first_token_weight - 1) * batch.first[rows, columns].float()
         mean: torch.Tensor = (missed * weights).sum() / weights.sum()
         return mean
+
+    def passed_on(self, places: torch.Tensor) -> torch.Tensor:
+        """What the module writes where all heads attend to one place alone: (N, width), for N of the B * T `places`."""
+        attention = self._attention
+        values = attention.v_proj(self._hidden.flatten(0, 1)[places])
+        groups = values.reshape(len(values), -1, attention.head_dim)
+        written: torch.Tensor = attention.o_proj(
+            groups.repeat_interleave(attention.num_key_value_groups, dim=1).flatten(1)
+        )
+        return written
 
 
 def _rotated(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:

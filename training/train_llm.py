@@ -58,6 +58,7 @@ class Options:
     first_token_weight: float = 5.0
     language_loss: float = 0.1
     pointing_loss: float = 0.5
+    copying_loss: float = 0.3
     language_sample: float = 0.25
     averaging: float = 0.995
     layers: int = 5
@@ -237,7 +238,13 @@ class Training:
         first_loss = answer_losses[first].mean().nan_to_num()
         language_loss = losses[language[kept]].sum() / language.sum().clamp(min=1)
         pointing_loss = self._pointing_loss(batch)
-        loss = answer_loss + self.options.language_loss * language_loss + self.options.pointing_loss * pointing_loss
+        copying_loss = self._copying_loss(batch)
+        loss = (
+            answer_loss
+            + self.options.language_loss * language_loss
+            + self.options.pointing_loss * pointing_loss
+            + self.options.copying_loss * copying_loss
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -253,9 +260,17 @@ class Training:
             "answer_loss": answer_loss.item(),
             "first_token_loss": first_loss.item(),
             "pointing_loss": pointing_loss.item(),
+            "copying_loss": copying_loss.item(),
             "language_loss": language_loss.item(),
             "rate": rate,
         }
+
+    def _copying_loss(self, batch: Batch) -> torch.Tensor:
+        """How badly the last layer names the token that it attends to, over a tenth of the tokens."""
+        chosen = torch.rand(batch.ids.numel(), generator=self._sampling) < 0.1
+        places = (chosen & batch.targets.flatten().ne(IGNORED)).nonzero().squeeze(1)
+        named = self.model.lm_head(self.model.model.norm(self._pointing_loss.passed_on(places)))
+        return functional.cross_entropy(named, batch.ids.flatten()[places]) if len(places) else torch.zeros(())
 
     def run(self, *, until_step: int | None = None) -> None:
         """Train to the end of the plan, or until a step; evaluates, exports and saves on the way and at the end."""

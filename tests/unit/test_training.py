@@ -176,6 +176,18 @@ def test_the_pointing_loss_is_measured_on_the_attention_that_the_model_computes(
     assert model.model.layers[-1].self_attn.k_proj.weight.grad.abs().sum() > 0
 
 
+def test_what_is_passed_on_is_what_the_layer_writes_where_only_one_place_is_seen(tokenizer: Any) -> None:
+    model = build_model(Options(layers=3, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+    attention = model.model.layers[-1].self_attn
+    loss = PointingLoss(attention)
+    written: list[torch.Tensor] = []
+    attention.register_forward_hook(lambda _module, _inputs, output: written.append(output[0]))
+    batch = collate([pack(exercise, tokenizer) for exercise in _exercises(2)], 0)
+    model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
+    starts = torch.tensor([0, batch.ids.shape[1]])
+    torch.testing.assert_close(loss.passed_on(starts), written[0][:, 0], rtol=1e-4, atol=1e-4)
+
+
 def test_padding_changes_nothing(tokenizer: Any) -> None:
     short = pack(Exercise((passage("A", "B é C."),), (Question("O que é B?", "C", "pt"),)), tokenizer)
     long = pack(facts.exercise(Random(1), passages=2, facts=2, questions=2), tokenizer)
