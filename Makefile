@@ -86,6 +86,10 @@ train: install ## Train an adapter behind the embedder from DATA=pairs.jsonl int
 	@$(PIP) install -r requirements-train.txt
 	@$(PY) -m training.train_adapter $(DATA) --output $(or $(ADAPTER),build/adapter) $(TRAIN_OPTIONS)
 
+.PHONY: notebooks
+notebooks: index $(VENV)/.installed-notebooks ## Execute the notebooks into build/notebooks (KEEP=1: into the committed ones as well)
+	@INDEX=$(INDEX) $(PY) -m notebooks.execute $(if $(KEEP),--keep)
+
 .PHONY: clean
 clean: $(CLEANED_ENDPOINT) ## Remove what was built, and the endpoint ENDPOINT_NAME where it is given
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -107,7 +111,12 @@ $(VENV)/.installed-artifact: $(VENV)/.installed requirements-artifact.txt
 	@$(PIP) install -r requirements-artifact.txt
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed-artifact requirements-test.txt requirements-deploy.txt
+$(VENV)/.installed-notebooks: $(VENV)/.installed requirements-notebooks.txt requirements-deploy.txt
+	@echo "Installing requirements-notebooks.txt"
+	@$(PIP) install -r requirements-notebooks.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-artifact $(VENV)/.installed-notebooks requirements-test.txt requirements-deploy.txt
 	@echo "Installing requirements-test.txt"
 	@$(PIP) install -r requirements-test.txt
 	@touch $@

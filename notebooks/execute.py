@@ -1,0 +1,74 @@
+"""Execute the notebooks: each from its .py, in a kernel of its own, without a display, a network or credentials.
+
+    python -m notebooks.execute [01_sizing …] [--output build/notebooks] [--keep]
+
+The .py (py:percent) is what is edited. The executed copies go to `--output`; `--keep` writes them over the committed
+.ipynb as well. A cell that fails ends with status 1, and says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from rich.console import Console
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+CELL_LIMIT_S = 240
+
+
+def names() -> list[str]:
+    """Every notebook, in order."""
+    return sorted(path.stem for path in HERE.glob("[0-9][0-9]_*.py"))
+
+
+def execute(name: str) -> nbformat.NotebookNode:
+    """The notebook with its outputs. Raises CellExecutionError, CellTimeoutError."""
+    notebook = jupytext.read(HERE / f"{name}.py")
+    for place, cell in enumerate(notebook.cells):
+        cell["id"] = f"{name[:2]}-{place:02d}"  # drawn ids would make every run another file
+    NotebookClient(
+        notebook, timeout=CELL_LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # the moments of each cell, which say nothing to a reader
+    return notebook
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=names(), help="which notebooks (default: all)")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "notebooks")
+    parser.add_argument("--keep", action="store_true", help="write the outputs into the committed .ipynb as well")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    for name in arguments.names:
+        if name not in names():
+            parser.error(f"{name}: no such notebook; there are {', '.join(names())}")
+        began = time.monotonic()
+        try:
+            with console.status(f"{name}: running"):
+                notebook = execute(name)
+        except (CellExecutionError, CellTimeoutError) as error:
+            console.print(f"{name}: failed\n{error}", style="red", markup=False)
+            return 1
+        jupytext.write(notebook, arguments.output / f"{name}.ipynb")
+        if arguments.keep:
+            jupytext.write(notebook, HERE / f"{name}.ipynb")
+        console.print(f"{name}: {time.monotonic() - began:.1f} s, {len(notebook.cells)} cells", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

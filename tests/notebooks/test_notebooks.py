@@ -1,0 +1,57 @@
+"""The notebooks: committed pairs agree, and each runs headless. NOTEBOOKS=1 runs those that start servers as well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import pytest
+
+from notebooks.execute import HERE, ROOT, names
+
+NAMES = names()
+
+
+def run(name: str, folder: Path, **environment: str) -> str:
+    """Execute one notebook without credentials; its outputs as text."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_") and key != "ENDPOINT_NAME"}
+    done = subprocess.run(
+        [sys.executable, "-m", "notebooks.execute", name, "--output", str(folder)],
+        cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True, check=False, timeout=290,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return told(jupytext.read(folder / f"{name}.ipynb"))
+
+
+def told(notebook: Any) -> str:
+    """Everything that the cells printed or displayed as text."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            found.append(output.get("text", ""))
+            found.append(output.get("data", {}).get("text/markdown", ""))
+    return "\n".join(found)
+
+
+def pictures(notebook: Any) -> int:
+    return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_notebook_has_the_cells_of_its_script(name: str) -> None:
+    script, notebook = jupytext.read(HERE / f"{name}.py"), jupytext.read(HERE / f"{name}.ipynb")
+    assert [(cell.cell_type, cell.source) for cell in script.cells] == [
+        (cell.cell_type, cell.source) for cell in notebook.cells
+    ], f"python -m notebooks.execute {name} --keep"
+
+
+def test_sizing_runs_headless_and_its_fixes_hold_when_checked_again(tmp_path: Path) -> None:
+    said = run("01_sizing", tmp_path, NOTEBOOK_LANGUAGE="en")
+    assert "does not fit on 1 × ml.g6e.12xlarge" in said
+    assert said.count("| fits |") == 6
+    assert "DOES NOT FIT" not in said
+    assert pictures(jupytext.read(tmp_path / "01_sizing.ipynb")) == 5
