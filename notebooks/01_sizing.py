@@ -40,6 +40,7 @@ KV_DTYPE = "fp8"
 from IPython.display import Markdown, display
 from matplotlib import pyplot
 
+from benchmarks.speaker import speaker
 from capacity import Engine, Request, Workload, apply_fix, check, load_hardware, load_model, make_plan, refuse
 from capacity.report import markdown, page
 from capacity.report.figures import figures as report_figures
@@ -48,7 +49,7 @@ from capacity.report.writer import Writer
 from notebooks import figures
 
 figures.use_style()
-spoken = figures.speaker(LANGUAGE)
+spoken = speaker(LANGUAGE)
 say, numbers = spoken.say, spoken.numbers
 GIB = 2**30
 
@@ -100,7 +101,7 @@ axes.set(
     title=say(f"Memória de uma GPU de {HARDWARE}, GiB", f"Memory of one {HARDWARE} GPU, GiB"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(spoken.axis(0))
+axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
 pyplot.show()
 
 # %% [markdown]
@@ -130,8 +131,8 @@ axes.set(
     ylabel=say("sessões por nó", "sessions a node"),
 )  # fmt: skip
 axes.minorticks_off()
-axes.xaxis.set_major_formatter(spoken.axis(0))
-axes.yaxis.set_major_formatter(spoken.axis(0))
+axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
+axes.yaxis.set_major_formatter(figures.axis(spoken, 0))
 pyplot.show()
 
 # %% [markdown]
@@ -246,6 +247,6 @@ axes.set(
     title=say("Memória de um posto: o que precisa e o que tem", "Memory of one rank: what it needs and what it has"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(spoken.axis(0))
+axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
 axes.legend(loc="lower right", markerscale=0.4)
 pyplot.show()

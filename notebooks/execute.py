@@ -19,6 +19,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from rich.console import Console
+from traitlets.config import Config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -36,8 +37,9 @@ def execute(name: str) -> nbformat.NotebookNode:
     for place, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{place:02d}"  # drawn ids would make every run another file
     NotebookClient(
-        notebook, timeout=CELL_LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
+        notebook, timeout=CELL_LIMIT_S, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}},
+        config=Config(ConnectionFileMixin={"transport": "ipc"}),  # talks to the kernel without a port
+    ).execute()  # fmt: skip
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the moments of each cell, which say nothing to a reader
     return notebook
@@ -61,7 +63,7 @@ def main() -> int:
             with console.status(f"{name}: running"):
                 notebook = execute(name)
         except (CellExecutionError, CellTimeoutError) as error:
-            console.print(f"{name}: failed\n{error}", style="red", markup=False)
+            print(f"{name}: failed\n{error}", file=sys.stderr)
             return 1
         jupytext.write(notebook, arguments.output / f"{name}.ipynb")
         if arguments.keep:

@@ -6,16 +6,14 @@ Nothing here computes a figure; it only shows those that it is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from IPython.display import Markdown, display
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from capacity.report.numbers import ENGLISH, PORTUGUESE, Numbers
+from benchmarks.speaker import Speaker
 
-LANGUAGES = ("pt-BR", "en")
 # Okabe and Ito's colours, in an order whose neighbours also differ in lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo")
@@ -23,29 +21,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK, MUTED = "#1f2933", "#616e7c"
 
 
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """One language: `say` picks its words, `numbers` writes figures with its marks."""
-
-    language: str
-    numbers: Numbers
-
-    def say(self, portuguese: str, english: str) -> str:
-        """The words of this language."""
-        return portuguese if self.language == "pt-BR" else english
-
-    def axis(self, digits: int | None = None) -> FuncFormatter:
-        """Tick labels with the language's marks: `digits` decimals, or as few as say it."""
-        if digits is None:
-            return FuncFormatter(lambda value, _: self.numbers.trimmed(value, 3))
-        return FuncFormatter(lambda value, _: self.numbers.number(value, digits))
-
-
-def speaker(language: str) -> Speaker:
-    """Raises ValueError for a language that the notebooks do not speak."""
-    if language not in LANGUAGES:
-        raise ValueError(f"LANGUAGE={language!r} is not one of {', '.join(LANGUAGES)}")
-    return Speaker(language, PORTUGUESE if language == "pt-BR" else ENGLISH)
+def axis(spoken: Speaker, digits: int | None = None) -> FuncFormatter:
+    """Tick labels with the language's marks: `digits` decimals, or as few as say it."""
+    if digits is None:
+        return FuncFormatter(lambda value, _: spoken.numbers.trimmed(value, 3))
+    return FuncFormatter(lambda value, _: spoken.numbers.number(value, digits))
 
 
 def use_style() -> None:
