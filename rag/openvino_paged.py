@@ -7,6 +7,7 @@ of windowed layers are kept for the whole context, so a block holds the same tok
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -121,6 +122,7 @@ class OpenVinoPaged:
             self._blocks.append(part.reshape(num_blocks, -1))
         self._on_phase("testing the LLM")
         self._self_test(num_blocks)
+        gc.collect()  # the tracer leaves cycles
         page_out(self._spans)  # of these, only the rows of the embedding that are looked up are read again
         return int(pool.nbytes)
 

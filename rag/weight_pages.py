@@ -54,8 +54,10 @@ def float_on_disk(model: Any) -> list[Span]:
 
 
 def page_out(spans: list[Span]) -> None:
-    """Tell the kernel that these pages are not needed now. Without effect where the kernel doesn't know how."""
+    """Give these pages back to the kernel, and what loading has freed. Without effect where it doesn't know how."""
     libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's; it keeps freed memory for itself otherwise
+        libc.malloc_trim(0)
     for address, nbytes in spans:
         start = address - address % mmap.PAGESIZE
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + nbytes - start), _MADV_PAGEOUT)
