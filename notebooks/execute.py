@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 def execute(name: str) -> nbformat.NotebookNode:
     """The notebook with its outputs. Raises CellExecutionError, CellTimeoutError."""
-    notebook = jupytext.read(HERE / f"{name}.py")
+    notebook: nbformat.NotebookNode = jupytext.read(HERE / f"{name}.py")
     for place, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{place:02d}"  # drawn ids would make every run another file
     NotebookClient(

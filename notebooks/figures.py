@@ -6,6 +6,7 @@ Nothing here computes a figure; it only shows those that it is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from IPython.display import Markdown, display
 from matplotlib import pyplot
@@ -116,4 +117,5 @@ def lines(axes: Axes, xs: Sequence[float], series: Mapping[str, Sequence[float]]
 
 def _legend_below(axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    axes.get_figure(root=True).legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
+    figure: Any = axes.get_figure(root=True)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
