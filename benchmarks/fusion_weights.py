@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.retrieval import Quality, Scores, reciprocal_ranks
 from rag import lexical
+from rag.adapter import LocalEmbedder, load_adapter
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
 from rag.chunking import Chunker
 from rag.documents import Document, read_folder
@@ -83,7 +84,7 @@ def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Asked]]]:
 class Collection:
     """Chunks with their vectors, and what each search makes of a question over all of them."""
 
-    def __init__(self, documents: Sequence[Document], embedder: SentenceTransformerEmbedder, store: Path) -> None:
+    def __init__(self, documents: Sequence[Document], embedder: LocalEmbedder, store: Path) -> None:
         tokens = min(DEFAULT_CHUNK_TOKENS, embedder.max_tokens)
         self.chunks = list(Chunker(embedder.token_spans, tokens, DEFAULT_OVERLAP_TOKENS)(documents))
         self._texts = [indexed_text(chunk) for chunk in self.chunks]
@@ -242,10 +243,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("squad", nargs="?", type=Path, help="a file in SQuAD's format")
     source.add_argument("--documents", type=Path, help="a folder, asked the project's questions about the corpus")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
+    parser.add_argument("--adapter", type=Path, help="a directory that training.train_adapter wrote")
     parser.add_argument("--embeddings", type=Path, help="a directory that keeps vectors for the next run")
     options = parser.parse_args(arguments)
     documents, groups = read_corpus(options.documents) if options.documents else read_squad(options.squad)
-    embedder = SentenceTransformerEmbedder.load(options.embedding_model)
+    embedder: LocalEmbedder = SentenceTransformerEmbedder.load(options.embedding_model)
+    if options.adapter is not None:
+        embedder = load_adapter(options.adapter, embedder)
     with tempfile.TemporaryDirectory() as temporary:
         collection = Collection(documents, embedder, options.embeddings or Path(temporary) / "store")
         figures = {name: compare(collection, name, asked, Console(width=100)) for name, asked in groups.items()}
