@@ -85,7 +85,7 @@ def _simplicity(_: Document, operation: Document, spoken: Speaker) -> tuple[str,
     lines = spoken.numbers.number(only["lines"])
     fewer = mono["processes"] < micro["processes"] and mono["ports"] < micro["ports"]
     return HOLDS if fewer else FAILS, spoken.say(
-        f"{mono['processes']} processos contra {micro['processes']}; os microserviços têm {lines} linhas de Python só "
+        f"{mono['processes']} processos contra {micro['processes']}; os microsserviços têm {lines} linhas de Python só "
         "suas. Ambos sobem com um comando (`serve`), do mesmo código",
         f"{mono['processes']} processes against {micro['processes']}; the microservices have {lines} lines of Python "
         "of their own. Both start by one command (`serve`), from the same code",
@@ -97,7 +97,7 @@ def _latency(compared: Document, _: Document, spoken: Speaker) -> tuple[str, str
     ratio = spoken.numbers.number(mono["value"] / micro["value"], 2)
     first, second = (_span(figure, spoken, 1e3, 2, "ms") for figure in (mono, micro))
     return _decided(mono, micro), spoken.say(
-        f"tudo que não é modelo, p50: {first} contra {second}, {ratio} vezes o dos microserviços",
+        f"tudo que não é modelo, p50: {first} contra {second}, {ratio} vezes o dos microsserviços",
         f"everything but the models, p50: {first} against {second}, {ratio} times the microservices'",
     )
 
@@ -172,7 +172,7 @@ def _coupling(_: Document, operation: Document, spoken: Speaker) -> tuple[str, s
     verdict = HOLDS if coupled and micro["retrieves_after_s"] is not None else PARTLY if coupled else FAILS
     first, second = _found(mono, spoken), _found(micro, spoken)
     return verdict, spoken.say(
-        f"com os pesos do LLM danificados, a busca: monólito {first}; microserviços {second}",
+        f"com os pesos do LLM danificados, a busca: monólito {first}; microsserviços {second}",
         f"with the LLM's weights damaged, retrieval: monolith {first}; microservices {second}",
     )
 

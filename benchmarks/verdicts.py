@@ -58,7 +58,7 @@ def verdict_words(verdict: str, spoken: Speaker) -> str:
 
 def design_words(design: str, spoken: Speaker) -> str:
     """The design as a reader sees it."""
-    return spoken.say("monólito", "monolith") if design == MONOLITH else spoken.say("microserviços", "microservices")
+    return spoken.say("monólito", "monolith") if design == MONOLITH else spoken.say("microsserviços", "microservices")
 
 
 def render(compared: Document, operation: Document) -> str:
@@ -70,7 +70,7 @@ def render(compared: Document, operation: Document) -> str:
     )
     head = (
         "<!-- Written by `python -m benchmarks.verdicts` from notebooks/results; edit that, not this. -->\n\n"
-        "# Monólito ou microserviços · Monolith or microservices\n\n"
+        "# Monólito ou microsserviços · Monolith or microservices\n\n"
         f"```sh\n{commands}\n```\n"
     )
     return head + "".join(_section(compared, operation, speaker(language)) for language in LANGUAGES)
@@ -94,7 +94,7 @@ def _section(compared: Document, operation: Document, spoken: Speaker) -> str:
         f"## {say('Português', 'English')}",
         conditions(compared, spoken),
         "\n".join(lines),
-        f"### {say('Onde ganham os microserviços', 'Where microservices win')}",
+        f"### {say('Onde ganham os microsserviços', 'Where microservices win')}",
         _winning(verdicts, MICROSERVICES, spoken),
         f"### {say('Onde ganha o monólito', 'Where the monolith wins')}",
         _winning(verdicts, MONOLITH, spoken),

@@ -55,3 +55,10 @@ def test_sizing_runs_headless_and_its_fixes_hold_when_checked_again(tmp_path: Pa
     assert said.count("| fits |") == 6
     assert "DOES NOT FIT" not in said
     assert pictures(jupytext.read(tmp_path / "01_sizing.ipynb")) == 5
+
+
+@pytest.mark.skipif(os.environ.get("NOTEBOOKS") != "1", reason="starts a container: NOTEBOOKS=1 runs it")
+def test_invoking_runs_against_a_local_endpoint_without_credentials(tmp_path: Path) -> None:
+    said = run("02_invoke", tmp_path, NOTEBOOK_LANGUAGE="en")
+    for expected in ("local container: InService", "SessionClosed", "prompt_too_long", "fix: CONTEXT=", "stopped"):
+        assert expected in said

@@ -132,6 +132,11 @@ def test_deploy_sees_capacity_and_never_what_runs_in_the_container(path: Path) -
     assert not {name.split(".")[0] for name in imported(path)} & {"rag", "inference", "microservices", "benchmarks"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.name)
+def test_the_notebooks_show_what_others_compute_and_reach_into_no_container(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & {"rag", "inference", "microservices", "torch"}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "rag").glob("*.py")), ids=lambda path: path.name)
 def test_rag_sees_capacity_only_where_plans_are_made_and_kept(path: Path) -> None:
     if path.stem not in {"backend_choice", "load", "parts", "planning", "retrieval_plan"}:

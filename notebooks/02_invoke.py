@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2. Chamar o endpoint · Calling the endpoint
+#
+# Com `ENDPOINT_NAME` vazio, o contêiner sobe aqui mesmo atrás de um substituto do SageMaker Runtime, sem rede nem
+# credenciais. Com um nome, as mesmas células chamam o endpoint real (região e credenciais como em qualquer uso do boto3).
+#
+# *With `ENDPOINT_NAME` empty, the container starts right here behind a stand-in of the SageMaker Runtime, without network or
+# credentials. With a name, the same cells call the real endpoint (region and credentials as in any use of boto3).*
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+ROOT = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "sizing.py").is_file())
+os.chdir(ROOT)
+sys.path.insert(0, str(ROOT))
+
+LANGUAGE = os.environ.get("NOTEBOOK_LANGUAGE", "pt-BR")  # "pt-BR" | "en"
+ENDPOINT_NAME = os.environ.get("ENDPOINT_NAME", "")  # "" → local
+
+# %%
+import atexit
+import importlib.util
+import json
+import subprocess
+import time
+from contextlib import ExitStack
+
+import boto3
+from matplotlib import pyplot
+
+from benchmarks.process import served
+from benchmarks.speaker import speaker
+from deploy.client import CONFIG, Client
+from deploy.failures import CallFailed, SessionClosed
+from deploy.local_runtime import LocalRuntime
+from notebooks import figures
+
+figures.use_style()
+spoken = speaker(LANGUAGE)
+say, numbers = spoken.say, spoken.numbers
+
+running = ExitStack()
+atexit.register(running.close)  # whatever fails below, no server outlives the kernel
+where: dict[str, str] = {}
+if not ENDPOINT_NAME:
+    log = Path("build/notebooks/serve.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    container = running.enter_context(served({"CONCURRENCY": "4", "LOG_LEVEL": "WARNING"}, log=log))
+    stand_in = running.enter_context(LocalRuntime())
+    state = stand_in.serve("rag", container.url).wait(30)
+    print(say("contêiner local:", "local container:"), state)
+    where = {"region_name": "us-east-1", "endpoint_url": stand_in.url}
+    where |= {"aws_access_key_id": "local", "aws_secret_access_key": "local"}  # anything: nobody checks them
+endpoint = ENDPOINT_NAME or "rag"
+
+# %% [markdown]
+# ## boto3, sem mais nada · boto3 and nothing else
+
+# %%
+runtime = boto3.client("sagemaker-runtime", config=CONFIG, **where)
+response = runtime.invoke_endpoint(
+    EndpointName=endpoint, ContentType="application/json", Body=json.dumps({"query": "Qual a capital do Brasil?"})
+)
+answer = json.load(response["Body"])
+print(answer["text"])
+figures.table(
+    [say("fonte", "source"), say("título", "title"), say("nota", "score"), say("citada", "cited")],
+    [
+        [
+            source["id"],
+            source["title"],
+            numbers.number(source["score"], 2),
+            say("sim", "yes") if source["cited"] else "–",
+        ]
+        for source in answer["sources"]
+    ],
+)
+
+# %% [markdown]
+# Para onde foi o tempo de uma resposta · *Where the time of an answer went*
+
+# %%
+stages = {"retrieve_s": say("busca", "retrieval"), "prompt_s": "prompt", "generate_s": say("geração", "generation")}
+spent = {words: 1e3 * answer["timings"][stage] for stage, words in stages.items()}
+_, axes = pyplot.subplots(figsize=(8, 2.2))
+figures.stack(axes, spent, lambda value: numbers.number(value, 1))
+axes.set(title=say("Milissegundos por etapa", "Milliseconds by stage"), xlabel="ms")
+axes.xaxis.set_major_formatter(figures.axis(spoken))
+pyplot.show()
+
+# %% [markdown]
+# ## O cliente do projeto · The project's client
+#
+# O mesmo boto3 com tempos-limite certos, repetições só do que o servidor chama de repetível, e erros com tipo.
+#
+# *The same boto3 with the right time-outs, retries of only what the server calls retryable, and typed errors.*
+
+# %%
+client = Client(endpoint, runtime=runtime)
+for question in ("Quem escreveu Dom Casmurro?", "What is the capital of Brazil?"):
+    print(question, "→", client.ask(question)["text"])
+
+# %% [markdown]
+# ## Stream
+
+# %%
+began = time.perf_counter()
+for event in client.stream("Qual a capital do Brasil?"):
+    passed_ms = 1e3 * (time.perf_counter() - began)
+    print(f"{passed_ms:7.0f} ms  {event['type']:8}", event.get("text", ""))
+
+# %% [markdown]
+# ## Sessão · Session
+#
+# O contêiner guarda a conversa e sua memória de KV; ao sair do `with`, devolve tudo.
+#
+# *The container keeps the conversation and its KV memory; leaving the `with` gives it all back.*
+
+# %%
+with client.session() as session:
+    for question in ("Qual a capital do Brasil?", "E quando foi inaugurada?"):
+        turn = session.ask(question)
+        print(question, "→", turn["text"], f"({turn['usage']['prompt_tokens']} tokens)")
+    print(say("sessão aberta até", "session open until"), session.expires)
+    session_id = session.id
+
+try:
+    client.invoke({"query": "E agora?"}, SessionId=session_id)
+except SessionClosed as closed:
+    print(f"SessionClosed: {closed}")
+
+# %% [markdown]
+# ## Erros · Errors
+#
+# Uma recusa diz o campo, o valor, o limite e o remédio. O que não cabe no plano traz mudanças já conferidas.
+#
+# *A refusal names the field, the value, the limit and the remedy. What does not fit the plan brings changes that were checked.*
+
+# %%
+for wrong in (
+    {"query": "Qual a capital do Brasil?", "top_q": 3},
+    {"query": "Qual a capital do Brasil?", "temperature": -1},
+    {"query": "Brasil " * 4_000, "mode": "generate"},
+):
+    try:
+        client.invoke(wrong)
+    except CallFailed as failed:
+        print(f"{type(failed).__name__} (HTTP {failed.status}, {failed.code}): {failed.message}")
+        for label, told in (("field", failed.field), ("limit", failed.limit), ("remedy", failed.remedy)):
+            if told is not None:
+                print(f"    {label}: {told}")
+        for fix in failed.fixes:
+            settings = " ".join(f"{name}={value}" for name, value in fix["deploy"].items())
+            print(f"    fix: {settings}  ({fix['effect']})")
+
+# %% [markdown]
+# ## sagemaker-core
+#
+# O SDK do SageMaker pede uma versão mais antiga de `rich` e mora em um ambiente próprio (`make sagemaker-core` o cria).
+#
+# *The SageMaker SDK asks for an older `rich` and lives in an environment of its own (`make sagemaker-core` makes it).*
+
+# %%
+sdk_python = Path(".venv-sagemaker-core/bin/python")
+if importlib.util.find_spec("sagemaker") is not None:
+    sdk_python = Path(sys.executable)
+if sdk_python.exists():
+    command = [str(sdk_python), "examples/sagemaker_core.py", "--endpoint-name", endpoint]
+    command += ["--runtime-url", where["endpoint_url"]] if where else []
+    print(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+else:
+    print(say("PULADO: sagemaker-core não está instalado", "SKIPPED: sagemaker-core is not installed"))
+
+# %%
+running.close()
+print(say("encerrado", "stopped"))
