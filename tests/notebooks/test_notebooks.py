@@ -11,7 +11,7 @@ from typing import Any
 import jupytext
 import pytest
 
-from notebooks.execute import HERE, ROOT, names
+from notebooks.execute import COMPARISON, HERE, ROOT, has_results, names
 
 NAMES = names()
 
@@ -62,3 +62,12 @@ def test_invoking_runs_against_a_local_endpoint_without_credentials(tmp_path: Pa
     said = run("02_invoke", tmp_path, NOTEBOOK_LANGUAGE="en")
     for expected in ("local container: InService", "SessionClosed", "prompt_too_long", "fix: CONTEXT=", "stopped"):
         assert expected in said
+
+
+@pytest.mark.skipif(os.environ.get("NOTEBOOKS") != "1", reason="one more kernel: NOTEBOOKS=1 runs it")
+@pytest.mark.skipif(not has_results(), reason="no results are committed in notebooks/results")
+def test_the_comparison_shows_every_claim_with_its_verdict(tmp_path: Path) -> None:
+    said = run(COMPARISON, tmp_path, NOTEBOOK_LANGUAGE="en", MEASURE="")
+    assert said.count("\n| **") == 12
+    assert "**Microservices**" in said
+    assert pictures(jupytext.read(tmp_path / f"{COMPARISON}.ipynb")) == 5
