@@ -112,8 +112,14 @@ _WAIT_AND_RETRY = {"retryable": True}
 def _fix_text(fix: Mapping[str, Any] | str) -> str:
     if isinstance(fix, str):
         return fix
+    # sizing's fixes are flags; a request's are fields to set, or settings to deploy with
+    changed = fix.get("flags") or ", ".join(
+        f"{prefix}{name}={value}"
+        for prefix, changes in (("", fix.get("set", {})), ("deploy with ", fix.get("deploy", {})))
+        for name, value in changes.items()
+    )
     effect = fix.get("effect")
-    return f"{fix.get('flags', '')} ({effect})" if effect else str(fix.get("flags", fix))
+    return f"{changed} ({effect})" if effect else str(changed or fix)
 
 
 def from_refusal(status: int, text: str) -> CallFailed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from datetime import UTC, datetime
@@ -222,3 +223,11 @@ def test_threads_share_a_client(client: Client) -> None:
     for thread in threads:
         thread.join()
     assert texts == ["Brasília: q"] * 16
+
+
+def test_each_form_of_a_fix_is_told_in_words() -> None:
+    fixes = [{"set": {"max_new_tokens": 8}}, {"deploy": {"CONTEXT": 4096}, "effect": "a context that holds it"}]
+    refusal = json.dumps({"error": {"code": "prompt_too_long", "message": "too long", "fixes": fixes}})
+    assert str(from_refusal(422, refusal)).endswith(
+        "max_new_tokens=8; deploy with CONTEXT=4096 (a context that holds it)"
+    )
