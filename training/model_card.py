@@ -55,8 +55,7 @@ had its time, goes from bare copying and single facts to serving's own prompts:
 - spans chosen in prose, the corpus's and invented;
 - questions that the passages don't answer.
 
-The learning rate and the curriculum follow the tokens read. The run was stopped and resumed several times, with the
-plan's length and the exercises' mix adjusted on the way, so a repetition gives other weights of the same kind.
+The learning rate and the curriculum follow the tokens read, so the result depends on the seed and the plan.
 
 ![Loss and held-out scores](training.png)
 

@@ -53,7 +53,7 @@ class Options:
     decay_tokens: int = 3_000_000
     batch_scale: float = 1.0
     chunk: int = 128
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warm_up_steps: int = 100
     first_token_weight: float = 5.0
     language_loss: float = 0.1
