@@ -13,6 +13,9 @@ from typing import Any
 
 import httpx
 
+# Of a client during a fault: whoever hears nothing for so long counts the request as lost.
+_PATIENCE_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -116,7 +119,7 @@ class Steady:
         self.samples: list[Sample] = []
         self._over = threading.Event()
         self._pause_s = pause_s
-        self._client = _client(url, each * len(bodies))
+        self._client = _client(url, each * len(bodies), timeout_s=_PATIENCE_S)
         self._threads = [
             threading.Thread(target=self._run, args=(body,)) for body in bodies.values() for _ in range(each)
         ]
@@ -154,6 +157,6 @@ def rounds_of(bodies: Sequence[dict[str, Any]], count: int, drawn: random.Random
         yield bodies[order[place % len(bodies)]]
 
 
-def _client(url: str, connections: int) -> httpx.Client:
+def _client(url: str, connections: int, timeout_s: float = 70) -> httpx.Client:
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.Client(base_url=url, timeout=70, limits=limits)
+    return httpx.Client(base_url=url, timeout=timeout_s, limits=limits)

@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -85,7 +86,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             keep("memory", {variant.name: _memory(variant) for variant in variants})
             keep("open", _open(variants, bodies, result["closed"], arguments.quick, drawn))
         if "faults" in parts:
-            keep("faults", _faults(variants))
+            for variant in variants:
+                if variant.name != "edge":
+                    keep("faults", {**result.get("faults", {}), variant.name: _faults(variant)})
     if "scaling" in parts:
         with tempfile.TemporaryDirectory() as folder:
             keep("scaling", _scaling(bodies, 64 if arguments.quick else 192, Path(folder), drawn))
@@ -277,24 +280,18 @@ def _memory(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _faults(variants: Sequence[Variant]) -> dict[str, Any]:
-    """Of monolith and microservices. A monolith has one process to kill: the one that holds everything."""
-    result: dict[str, Any] = {}
-    for variant in variants:
-        if variant.name == "edge":
-            continue
-        alone = variant.name == "monolith"
-        done: dict[str, Any] = {}
-        with tqdm(total=3, desc=f"faults, {variant.name}", unit="fault") as bar:
-            for fault, harm, service in (
-                ("memory_refused", faults.starve, "llm"),
-                ("llm_killed", faults.kill, "llm"),
-                ("vector_killed", faults.kill, "vector"),
-            ):
-                done[fault] = harm(variant, "monolith" if alone else service)
-                bar.update()
-        result[variant.name] = done
-    return result
+def _faults(variant: Variant) -> dict[str, Any]:
+    """What each fault does to it. A monolith has one process to kill: the one that holds everything."""
+    done: dict[str, Any] = {}
+    with tqdm(total=3, desc=f"faults, {variant.name}", unit="fault") as bar:
+        for fault, harm, service in (
+            ("llm_killed", faults.kill, "llm"),
+            ("vector_killed", faults.kill, "vector"),
+            ("memory_refused", faults.starve, "llm"),
+        ):
+            done[fault] = harm(variant, "monolith" if variant.name == "monolith" else service)
+            bar.update()
+    return done
 
 
 def _scaling(bodies: Sequence[dict[str, Any]], requests: int, logs: Path, drawn: random.Random) -> dict[str, Any]:
@@ -340,7 +337,7 @@ def show(result: dict[str, Any]) -> None:
             row("  CPU a request, ms", ".0f", found, "cpu_s_per_request", "value", times=1e3)
     row("RSS, MiB", ".0f", result.get("memory"), "rss_bytes", times=2**-20)
     row("PSS, MiB", ".0f", result.get("memory"), "pss_bytes", times=2**-20)
-    for fault in ("memory_refused", "llm_killed", "vector_killed"):
+    for fault in ("llm_killed", "vector_killed", "memory_refused"):
         for mode in faults.MODES:
             row(f"{fault}: {mode} out for, s", ".1f", result.get("faults"), fault, "modes", mode, "out_s")
     console = Console(stderr=True)
@@ -372,6 +369,7 @@ def main() -> int:
     parser.add_argument("--cpu", default="ml.c5.2xlarge", help="its CPU instance (default: %(default)s)")
     parser.add_argument("--cpu-usd-per-hour", type=float, help="the CPU instance's price, which the catalogue lacks")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with it
     result = measure(arguments)
     show(result)
     _save(result, arguments.output)

@@ -21,7 +21,9 @@ MODES: dict[str, dict[str, Any]] = {
 }
 _BEFORE_S, _AFTER_S = 1.0, 1.0
 _STARVED_S = 4.0
-_LONGEST_S = 120.0
+_LONGEST_S = 60.0
+# Room for what is small: threads and buffers, but no large tensor.
+_ROOM_BYTES = 256 << 20
 
 
 def kill(variant: Variant, service: str) -> dict[str, Any]:
@@ -30,13 +32,13 @@ def kill(variant: Variant, service: str) -> dict[str, Any]:
 
 
 def starve(variant: Variant, service: str) -> dict[str, Any]:
-    """Let the process that serves `service` allocate nothing more for 4 s, so that its next large request fails."""
+    """Let the process that serves `service` allocate no more than 256 MiB for 4 s: what is larger fails."""
     pid = variant.worker(service)
     soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
     held_bytes = int(_status(pid, "VmSize").split()[0]) * 1024
 
     def take() -> None:
-        resource.prlimit(pid, resource.RLIMIT_AS, (held_bytes, hard))
+        resource.prlimit(pid, resource.RLIMIT_AS, (held_bytes + _ROOM_BYTES, hard))
         time.sleep(_STARVED_S)
 
     def give_back() -> None:
