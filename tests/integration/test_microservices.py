@@ -130,7 +130,9 @@ def test_a_client_that_leaves_frees_the_llm_service_at_once(variants: Variants) 
     body = {"query": "Conte tudo.", "mode": "generate", "max_new_tokens": 900, "min_new_tokens": 900, "stream": True}
     usage = f"http://127.0.0.1:{variants._ports['llm']}/usage"
     with variants.microservices.stream("POST", "/invocations", json=body) as response:
-        next(response.iter_bytes())
+        assert response.status_code == 200, response.read()
+        pieces = response.iter_bytes()  # held: once it is collected, the connection is closed
+        next(pieces)
         assert httpx.get(usage).json()["requests"] == 1
     assert until(lambda: httpx.get(usage).json()["requests"] == 0, 5) < 1
 
@@ -158,10 +160,10 @@ def test_a_killed_llm_service_breaks_its_streams_leaves_retrieval_and_comes_back
 def test_a_killed_vector_service_leaves_the_model_and_comes_back(variants: Variants) -> None:
     parent = int(_status(variants.pid("vector"))["PPid"])
     os.kill(parent, signal.SIGKILL)  # the whole service, so that the supervisor has to start it
-    until(lambda: variants.health("vector") != 200)
-    refused = variants.microservices.post("/invocations", json={"query": PORTUGUESE})
+    # Its worker may answer once more before it notices that its master is gone.
+    until(lambda: variants.microservices.post("/invocations", json={"query": PORTUGUESE}).status_code == 503, 20)
     generated = variants.microservices.post("/invocations", json={"query": "Olá", "mode": "generate"})
-    assert (refused.status_code, generated.status_code) == (503, 200)
+    assert generated.status_code == 200
     until(lambda: variants.microservices.post("/invocations", json={"query": PORTUGUESE}).status_code == 200)
     assert "Brasília" in variants.microservices.post("/invocations", json={"query": PORTUGUESE}).json()["text"]
 
