@@ -166,10 +166,11 @@ def memory() -> dict[str, Any]:
     full = _memory_mib()
     engine.stop()
     named = {term.name: term.bytes / 2**20 for term in plan.terms}
-    planned = named["weights"] + named["kv"] + named["activation"]
+    parts = ("weights", "kv", "activation", "reserve")
+    planned = sum(named[name] for name in parts)
     process = before["anonymous"]
     return {
-        "planned": {name: round(named[name], 1) for name in ("weights", "kv", "activation")},
+        "planned": {name: round(named[name], 1) for name in parts},
         "process_before": before,
         "started": started,
         "all_blocks_written": full,

@@ -132,12 +132,13 @@ def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int
 
     That plan may be for the other kind of machine: a GPU then has slots in DTYPE, a CPU needs another plan.
     """
-    planned, slots = artifact.plan, True
+    planned, slots, reserve_bytes = artifact.plan, True, 0
     dtype = _FORMATS[artifact.settings.get("DTYPE", _DTYPE)]
     kv_dtype, weights_dtype = dtype, None if model.quantization or _FORMATS.get(model.dtype) == dtype else dtype
     if _is_cpu(planned) == hardware.is_cpu:
         slots = planned.block_size_tokens == planned.context_tokens
         kv_dtype, weights_dtype = planned.kv_dtype, planned.weights_dtype
+        reserve_bytes = planned.need_bytes["reserve"]  # of the model alone, on whatever machine of this kind
     elif hardware.is_cpu:
         raise WrongOption(
             f"the artifact was planned for {planned.hardware}, and {hardware.name} has no GPU",
@@ -151,6 +152,7 @@ def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int
         weights_dtype=weights_dtype,
         max_batch_tokens=planned.max_batch_tokens,
         max_sequences=sequences,
+        reserve_bytes=reserve_bytes,
         tensor_parallel=1,
     )
 
