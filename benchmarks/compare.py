@@ -340,6 +340,7 @@ def show(result: dict[str, Any]) -> None:
     for fault in ("llm_killed", "vector_killed", "memory_refused"):
         for mode in faults.MODES:
             row(f"{fault}: {mode} out for, s", ".1f", result.get("faults"), fault, "modes", mode, "out_s")
+        row(f"{fault}: took place", ".0f", result.get("faults"), fault, "bit")
     console = Console(stderr=True)
     console.print(table)
     if "scaling" in result:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.arrivals import Sample, Steady, until
+from benchmarks.arrivals import Sample, Steady, closed_loop, until
 from benchmarks.variants import Variant
 
 QUESTION = "Qual a capital do Brasil?"
@@ -19,54 +19,84 @@ MODES: dict[str, dict[str, Any]] = {
     "retrieve": {"query": QUESTION, "mode": "retrieve"},
     "generate": {"query": QUESTION, "mode": "generate", "max_new_tokens": 4},
 }
-_BEFORE_S, _AFTER_S = 1.0, 1.0
+_STEADY_S = 1.5  # every mode answered, and nothing lost, for so long: that is what healthy means here
 _STARVED_S = 4.0
-_LONGEST_S = 60.0
-# Room for what is small: threads and buffers, but no large tensor.
-_ROOM_BYTES = 256 << 20
+_LONGEST_S = 120.0
+_CROWD = 16
 
 
 def kill(variant: Variant, service: str) -> dict[str, Any]:
     """SIGKILL the process that serves `service`, as the kernel does when memory runs out."""
-    return _harm(variant, lambda: os.kill(variant.worker(service), signal.SIGKILL), lambda: None)
+    pid = variant.worker(service)
+
+    def harm() -> bool:
+        os.kill(pid, signal.SIGKILL)
+        return until(lambda: not _runs(pid), 5.0) is not None
+
+    return _harm(variant, harm)
 
 
 def starve(variant: Variant, service: str) -> dict[str, Any]:
-    """Let the process that serves `service` allocate no more than 256 MiB for 4 s: what is larger fails."""
+    """Let the process that serves `service` allocate nothing more for 4 s, while a crowd asks for long prompts.
+
+    It bit if one of the crowd was not answered; a process that had the memory already shows nothing of its design.
+    """
     pid = variant.worker(service)
     soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-    held_bytes = int(_status(pid, "VmSize").split()[0]) * 1024
+    long = {"query": "palavra " * 400, "mode": "generate", "max_new_tokens": 8}
 
-    def take() -> None:
-        resource.prlimit(pid, resource.RLIMIT_AS, (held_bytes + _ROOM_BYTES, hard))
-        time.sleep(_STARVED_S)
-
-    def give_back() -> None:
-        if os.path.exists(f"/proc/{pid}"):  # noqa: PTH110 - it may have died of it
+    def harm() -> bool:
+        resource.prlimit(pid, resource.RLIMIT_AS, (int(_status(pid, "VmSize").split()[0]) * 1024, hard))
+        ends, lost = time.perf_counter() + _STARVED_S, 0
+        while time.perf_counter() < ends:
+            samples, _ = closed_loop(variant.url, [long] * _CROWD, _CROWD)
+            lost += sum(bool(sample.error) for sample in samples)
+        if _runs(pid):  # it may have died of it
             resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
+        return lost > 0 or not _runs(pid)
 
-    return _harm(variant, take, give_back)
+    return _harm(variant, harm)
 
 
-def _harm(variant: Variant, harm: Callable[[], None], heal: Callable[[], None]) -> dict[str, Any]:
-    """By mode: requests asked, lost, and the longest time without an answer, from the harm to the recovery of all."""
+def _harm(variant: Variant, harm: Callable[[], bool]) -> dict[str, Any]:
+    """By mode: requests asked and lost, and seconds from the harm to the first answer after the last loss.
+
+    `bit` says whether the harm took place; without it the rest shows nothing. Raises RuntimeError where the variant
+    was not healthy to begin with, since a fault on top of another one is neither's figure.
+    """
     clients = Steady(variant.url, MODES)
-    time.sleep(_BEFORE_S)
-    harmed = time.perf_counter()
-    harm()
-    heal()
-    recovered_s = until(lambda: _all_answered_since(clients.samples, time.perf_counter() - 1.0), _LONGEST_S)
-    time.sleep(_AFTER_S)
-    samples = [sample for sample in clients.stop() if sample.began + sample.total_s >= harmed]
+    try:
+        began = time.perf_counter()
+        if until(lambda: _healthy(clients.samples, began), _LONGEST_S) is None:
+            raise RuntimeError(f"{variant.name} was not healthy before the fault")
+        harmed = time.perf_counter()
+        bit = harm()
+        healed = time.perf_counter()
+        recovered_s = until(lambda: _healthy(clients.samples, healed), _LONGEST_S)
+    finally:
+        asked = clients.stop()
+    samples = [sample for sample in asked if sample.began + sample.total_s >= harmed]
     return {
+        "bit": bit,
         "recovered": recovered_s is not None,
         "modes": {mode: _during(samples, mode, harmed) for mode in MODES},
     }
 
 
-def _all_answered_since(samples: list[Sample], since: float) -> bool:
-    recent = [sample for sample in list(samples) if sample.began >= since]
+def _healthy(samples: list[Sample], since: float) -> bool:
+    """Whether every mode was answered and nothing lost for the last 1.5 s, all of them after `since`."""
+    begin = time.perf_counter() - _STEADY_S
+    if begin < since:  # answers from before a fault say nothing about what comes after it
+        return False
+    recent = [sample for sample in list(samples) if sample.began + sample.total_s >= begin]
     return {sample.mode for sample in recent} == set(MODES) and not any(sample.error for sample in recent)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return not _status(pid, "State").startswith("Z")
+    except OSError:
+        return False
 
 
 def _during(samples: list[Sample], mode: str, harmed: float) -> dict[str, Any]:

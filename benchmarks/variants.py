@@ -65,6 +65,7 @@ class Variant:
 
 def start(stack: ExitStack, name: str, log: Path, settings: Mapping[str, str] | None = None) -> Variant:
     """The variant called monolith, edge or microservices, once it answers; stopped when `stack` closes."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     own = {"METRICS_EMF_S": "0", "LOG_LEVEL": "WARNING", **(EDGE if name == "edge" else {}), **(settings or {})}
     if name == "microservices":
         own |= {"VARIANT": name, "VECTOR_PORT": str(free_port()), "LLM_PORT": str(free_port())}
@@ -75,6 +76,7 @@ def start(stack: ExitStack, name: str, log: Path, settings: Mapping[str, str] | 
 
 def start_scaled(stack: ExitStack, llm_services: int, logs: Path) -> Variant:
     """One orchestrator and one vector service over so many LLM services of one thread each."""
+    logs.mkdir(parents=True, exist_ok=True)
     common = {"METRICS_EMF_S": "0", "LOG_LEVEL": "WARNING", "THREADS": "1"}
 
     def service(variant: str, port: int, more: Mapping[str, str] | None = None) -> ServerProcess:

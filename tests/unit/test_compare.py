@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import inference
-from benchmarks.arrivals import Steady, closed_loop, open_loop, rounds_of
+from benchmarks import faults
+from benchmarks.arrivals import Sample, Steady, closed_loop, open_loop, rounds_of
 from benchmarks.bootstrap import mean, percentiles
 from benchmarks.costs import per_thousand
 from benchmarks.faults import MODES
+from benchmarks.variants import Variant
 from rag.settings import Settings
 from tests.fakes import BROKEN, FakeGenerator, fake_pipeline
 from tests.services import ready, serving
@@ -60,6 +62,24 @@ def test_steady_clients_ask_in_every_mode_until_they_are_stopped(url: str) -> No
     samples = clients.stop()
     assert {sample.mode for sample in samples} == set(MODES)
     assert not any(sample.error for sample in samples)
+
+
+def test_answers_from_before_a_fault_are_no_recovery() -> None:
+    now = time.perf_counter()
+    before = [Sample(now - 1.0 + place / 10, 0.01, mode=mode) for place in range(9) for mode in MODES]
+    assert not faults._healthy(before, since=now)
+    assert faults._healthy(before, since=now - 60)
+    lost = Sample(now - 0.2, 0.01, mode="answer", error="503")
+    assert not faults._healthy([*before, lost], since=now - 60)
+
+
+def test_a_fault_on_a_variant_that_is_not_healthy_is_refused(
+    url: str, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator.pieces = (BROKEN,)
+    monkeypatch.setattr(faults, "_LONGEST_S", 0.2)
+    with pytest.raises(RuntimeError, match="not healthy"):
+        faults._harm(Variant("monolith", url, 0.0, []), lambda: True)
 
 
 def test_rounds_use_every_question_about_as_often() -> None:
