@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,14 +73,16 @@ def test_tokens_can_be_counted_while_queries_are_embedded(embedder: SentenceTran
 
 
 def test_loading_asks_no_network(monkeypatch: pytest.MonkeyPatch, model_copy: Path) -> None:
-    connect = socket.socket.connect
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def refuse(client: socket.socket, address: tuple[str, int]) -> None:
         if address[0] == "127.0.0.1":  # the watch that another test's server keeps over itself
             return connect(client, address)
         raise AssertionError(f"a connection to {address} was tried")
 
-    def refuse_lookup(host: str, *_: object, **__: object) -> list[object]:
+    def refuse_lookup(host: str, *rest: Any, **named: Any) -> Any:
+        if host == "127.0.0.1":
+            return look_up(host, *rest, **named)
         raise AssertionError(f"a look-up of {host} was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
