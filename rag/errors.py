@@ -5,7 +5,7 @@
     │   ├── PayloadTooLarge     more bytes than the cap
     │   ├── UnsupportedMedia    a Content-Type that is not spoken here
     │   ├── NotAcceptable       an Accept that is not spoken here
-    │   └── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
+    │   ├── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
     │   └── SessionClosed       a session that is not open, or no longer
     ├── Overloaded              every place is taken: come back later
     ├── ClientGone              nobody waits for the answer any more
