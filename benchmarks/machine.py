@@ -11,6 +11,7 @@ import torch
 
 _READ_BYTES = 1 << 30
 _SIDE = 512
+_PRODUCT_SIDE = 1024
 
 
 def describe() -> dict[str, Any]:
@@ -46,6 +47,18 @@ def read_bytes_per_s(repeats: int = 5) -> float:
         float(block.sum())  # float() waits for the device
         seconds.append(time.perf_counter() - began)
     return _READ_BYTES / min(seconds)
+
+
+def multiply_flops_per_s(repeats: int = 7) -> float:
+    """Best of `repeats` float32 products of square matrices: what the cores (or the GPU) multiply and add at most."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.ones(_PRODUCT_SIDE, _PRODUCT_SIDE, device=device)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        seconds.append(time.perf_counter() - began)
+    return 2 * _PRODUCT_SIDE**3 / min(seconds)
 
 
 def fastest_dtype() -> tuple[str, float]:

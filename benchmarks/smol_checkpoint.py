@@ -78,6 +78,12 @@ def weights_bytes(directory: Path, dtype: str) -> int:
     return stored_bytes * (2 if dtype == "float32" else 1)
 
 
+def flops_a_token(layers: int = LAYERS) -> int:
+    """Multiplications and additions of the layers' matrices for one token; attention and the head come on top."""
+    attention = _HIDDEN * _HEAD_DIM * (2 * _HEADS + 2 * _KV_HEADS)
+    return 2 * layers * (attention + 3 * _HIDDEN * _FEED_FORWARD)
+
+
 def write_gguf(directory: Path, output: Path) -> None:
     """The same weights in float16, with llama.cpp's names and order of rotary pairs, and the same words."""
     import gguf  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - a peer's package

@@ -14,8 +14,10 @@ clients bring it no more tokens a second. `transformers serve` with continuous b
 measured where they are found (--peers-python, --llama-server) and named with their installation where not.
 
 Times are a client's: TTFT to the first text (a server that does not stream shows all at its end), then the gaps between
-pieces of text. The ceiling is what one sequence could reach if reading the weights once a token were all the work: the
-read bandwidth, measured at the start, over the weights' bytes; its share is told for one client, from the median gap.
+pieces of text. Two yardsticks come from the machine itself, measured at the start. "of bandwidth": the steps a second,
+by the median gap, as a share of what reading the weights once a step would leave. "of roofline": the tokens a second as
+a share of what no server could exceed in float32, if all the work were multiplying every prompt token once and, for
+each new one, reading the weights or multiplying for all sequences, whichever takes longer.
 The last line of the output is JSON.
 """
 
@@ -142,8 +144,18 @@ def measure(chosen: Sequence[peers.Peer], cells: Sequence[Cell], repeats: int, l
             }
 
 
-def compare(rows: Sequence[dict[str, Any]], ceilings: dict[str, float]) -> None:
-    """Add to each row its ratio to the lock in both forms and, at one client, its share of its dtype's ceiling."""
+def roofline_tokens_per_s(row: dict[str, Any], steps_per_s: float, flops_per_s: float, flops_a_token: int) -> float:
+    """What the machine allows for this cell: prompts at `flops_per_s`, and at most `steps_per_s` steps after them."""
+    together_s = row["clients"] * flops_a_token / flops_per_s  # a token of every sequence
+    seconds = row["prompt_tokens"] * together_s + row["new_tokens"] * max(1 / steps_per_s, together_s)
+    return float(row["clients"] * row["new_tokens"] / seconds)
+
+
+def compare(rows: Sequence[dict[str, Any]], ceilings: dict[str, float], flops_per_s: float, flops_a_token: int) -> None:
+    """Add to each row its ratio to the lock in both forms, its share of its dtype's steps, and of float32's roofline.
+
+    `ceilings` are steps a second by dtype; `flops_per_s` is float32's, so rows in bfloat16 get no roofline.
+    """
     for row in rows:
         workload = (row["prompt_tokens"], row["new_tokens"])
         for yardstick, name in ((_FAIR, "ratio_to_lock_float32"), (_AS_WRITTEN, "ratio_to_lock_as_written")):
@@ -155,8 +167,11 @@ def compare(rows: Sequence[dict[str, Any]], ceilings: dict[str, float]) -> None:
             same = [other for other in theirs if other["clients"] == row["clients"]] or theirs
             if same:
                 row[name] = row["tokens_per_s"] / same[0]["tokens_per_s"]
-        if row["clients"] == 1 and "gap_p50_s" in row:
-            row["share_of_ceiling"] = 1 / row["gap_p50_s"] / ceilings[row["dtype"]]
+        if row.get("gap_p50_s"):
+            row["share_of_bandwidth"] = 1 / row["gap_p50_s"] / ceilings[row["dtype"]]
+        if row["dtype"] != "bfloat16":
+            most = roofline_tokens_per_s(row, ceilings[row["dtype"]], flops_per_s, flops_a_token)
+            row["share_of_roofline"] = row["tokens_per_s"] / most
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
@@ -164,8 +179,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     shown = Table(title=title)
     for heading in ("in + out", "clients", "server", "dtype"):
         shown.add_column(heading, justify="left" if heading in ("server", "dtype") else "right", no_wrap=True)
-    headings = ("tok/s", "spread", "TTFT s p50/p95", "gap ms p50/p95", "× lock f32", "× lock as written", "of ceiling")
-    for heading in headings:
+    measured = ("tok/s", "spread", "TTFT s p50/p95", "gap ms p50/p95")
+    for heading in (*measured, "× lock f32", "× as written", "of bandwidth", "of roofline"):
         shown.add_column(heading, justify="right", no_wrap=True)
 
     def written(value: float | None, form: str, times: float = 1.0) -> str:
@@ -189,7 +204,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
             "/".join(written(gap, ".0f", 1e3) for gap in gaps) if gaps[0] is not None else "–",
             written(row.get("ratio_to_lock_float32"), ".2f"),
             written(row.get("ratio_to_lock_as_written"), ".2f"),
-            written(row.get("share_of_ceiling"), ".0%"),
+            written(row.get("share_of_bandwidth"), ".0%"),
+            written(row.get("share_of_roofline"), ".0%"),
         )
         last = cell
     return shown
@@ -241,27 +257,30 @@ def main() -> int:
     model = _BUILD / f"smol135-{arguments.layers}"
     smol_checkpoint.make(model, arguments.layers)
     dtype, bfloat16_ratio = machine.fastest_dtype()
-    bandwidth = machine.read_bytes_per_s()
+    bandwidth, flops_per_s = machine.read_bytes_per_s(), machine.multiply_flops_per_s()
     ceilings = {name: bandwidth / smol_checkpoint.weights_bytes(model, name) for name in ("float32", "bfloat16")}
     ceilings["float16"] = ceilings["bfloat16"]
     hardware = machine.describe()
     print(
         f"{machine.in_words(hardware)}: bfloat16 multiplies at {bfloat16_ratio:.2f}x float32's speed, "
         f"so {dtype} is served; memory reads {bandwidth / 1e9:.1f} GB/s, "
-        f"at most {ceilings[dtype]:.1f} tokens/s for one sequence in {dtype}",
+        f"at most {ceilings[dtype]:.1f} steps/s in {dtype}; "
+        f"float32 multiplies at {flops_per_s / 1e9:.0f} GFLOP/s, "
+        f"at most {flops_per_s / smol_checkpoint.flops_a_token(arguments.layers):.0f} prompt tokens/s",
         file=sys.stderr,
     )
     with tempfile.TemporaryDirectory() as logs:
         context_tokens = max(prompt + new for prompt, new in workloads) + 16
         chosen = choose(arguments, model, dtype, context_tokens)
         rows = list(measure(chosen, cells, arguments.repeats, Path(logs)))
-    compare(rows, ceilings)
+    compare(rows, ceilings, flops_per_s, smol_checkpoint.flops_a_token(arguments.layers))
     title = (
         f"SmolLM2-135M's shape ({arguments.layers} layers), {machine.in_words(hardware)}, {arguments.repeats} repeats"
     )
-    Console(stderr=True, width=170).print(table(rows, title))
-    result = {"hardware": hardware, "read_bytes_per_s": bandwidth, "bfloat16_ratio": bfloat16_ratio}
-    print(json.dumps(result | {"ceilings_tokens_per_s": ceilings, "rows": rows}))
+    Console(stderr=True, width=180).print(table(rows, title))
+    result = {"hardware": hardware, "read_bytes_per_s": bandwidth, "flops_per_s": flops_per_s}
+    result |= {"bfloat16_ratio": bfloat16_ratio, "ceilings_steps_per_s": ceilings, "rows": rows}
+    print(json.dumps(result))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The permit before the work: every generation reserves its worst case of KV memory here, waits for it, or is refused.
 
-The ledger counts against the Plan's blocks. Whoever can't be served learns why, by how much, what would help, and when
-to come back, computed from how fast memory has been given back lately.
+The ledger counts against the Plan's blocks and sequences. Whoever can't be served learns why, by how much, what would
+help, and when to come back, computed from how fast memory has been given back lately.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from rag.rates import Rates
 _log = logging.getLogger(__name__)
 
 _REMEMBERED_HOLDS = 64
+_REMEMBERED_REFUSALS = 4  # for each place to run or to wait in
 _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.1, 60.0
 _WARNED_SHARE, _CALM_SHARE = 0.8, 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The Plan's part that requests are counted against: blocks of so many tokens and bytes each."""
+    """The Plan's part that requests are counted against: sequences, and blocks of so many tokens and bytes each."""
 
+    sequences: int
     num_blocks: int
     block_tokens: int
     block_bytes: int
@@ -100,11 +102,15 @@ class Admission:
         self._rates = rates or Rates()
         # At least one long request must be able to run alone, however small the share.
         long_blocks = max(budget.blocks_per_session, int(budget.num_blocks * long_share))
-        self._ledger = Ledger(budget.num_blocks, long_blocks=min(long_blocks, budget.num_blocks))
+        self._ledger = Ledger(
+            budget.num_blocks, most_holders=budget.sequences, long_blocks=min(long_blocks, budget.num_blocks)
+        )
         self._lock = threading.Lock()
         self._arrived: dict[Reservation, threading.Event] = {}
         self._permits: set[Permit] = set()
         self._holds_s: deque[float] = deque(maxlen=_REMEMBERED_HOLDS)
+        # When those who were refused will be back. Bounded, lest one who does not wait makes it late for all others.
+        self._due: deque[float] = deque(maxlen=_REMEMBERED_REFUSALS * (budget.sequences + max_waiting))
         self._session_blocks = 0
         self._draining = False
         self._warned = False
@@ -295,24 +301,33 @@ class Admission:
     def _expected_wait_s(self, reservation: Reservation) -> float | None:
         """Until everything ahead in the line and this one fits."""
         ahead = self._ledger.waiting[: self._ledger.waiting.index(reservation)]
-        return self._seconds_to_free(sum(other.blocks for other in ahead) + reservation.blocks)
+        return self._seconds_to_free(sum(other.blocks for other in ahead) + reservation.blocks, len(ahead) + 1)
 
-    def _seconds_to_free(self, blocks: int) -> float | None:
-        short = blocks - self._ledger.free_blocks
-        if short <= 0:
+    def _seconds_to_free(self, blocks: int, places: int) -> float | None:
+        short_blocks = max(0, blocks - self._ledger.free_blocks)
+        short_places = max(0, places - self._ledger.free_places)
+        if not short_blocks and not short_places:
             return 0.0
         # What requests hold is given back within the time that they usually hold it, evenly spread.
-        in_turnover = self._ledger.reserved_blocks - self._session_blocks
-        if not self._holds_s or in_turnover <= 0:
+        blocks_in_turnover = self._ledger.reserved_blocks - self._session_blocks
+        requests = sum(permit.call is not None for permit in self._permits)
+        if not self._holds_s or not requests or blocks_in_turnover <= 0:
             return None
-        return short / in_turnover * sum(self._holds_s) / len(self._holds_s)
+        turnovers = max(short_blocks / blocks_in_turnover, short_places / requests)
+        return turnovers * sum(self._holds_s) / len(self._holds_s)
 
     def _overloaded(self, blocks: int) -> Overloaded:
-        expected_s = self._seconds_to_free(self._ledger.waiting_blocks + blocks)
-        retry_s = min(max(1.0 if expected_s is None else expected_s, _SHORTEST_RETRY_S), _LONGEST_RETRY_S)
         running, waiting = len(self._permits), len(self._ledger.waiting)
+        now = time.monotonic()
+        while self._due and self._due[0] <= now:
+            self._due.popleft()
+        # Whoever was refused before comes before: told the same time, all would be back at once, mostly for nothing.
+        before = len(self._due)
+        expected_s = self._seconds_to_free(self._ledger.waiting_blocks + (before + 1) * blocks, waiting + before + 1)
+        retry_s = min(max(1.0 if expected_s is None else expected_s, _SHORTEST_RETRY_S), _LONGEST_RETRY_S)
+        self._due.append(now + retry_s)
         return Overloaded(
-            f"{running} requests hold the memory and {waiting} wait",
+            f"{running} requests and sessions of at most {self._ledger.most_holders} run and {waiting} wait",
             field="queue",
             value=waiting,
             limit=self._max_waiting,

@@ -12,12 +12,16 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from rag.seams import Language
 
+# A question's beginning tells; the time taken grows with the text.
+_READ_CHARACTERS = 240
+
 
 def detect_language(text: str) -> Language:
     """The likelier of the two languages. Text without a letter is taken for Portuguese, most users' language."""
     if not any(character.isalpha() for character in text):
         return "pt"
-    return "pt" if _identifier().classify(text)[0] == "pt" else "en"
+    beginning = text.lstrip()[:_READ_CHARACTERS]
+    return "pt" if _identifier().classify(beginning)[0] == "pt" else "en"
 
 
 @cache

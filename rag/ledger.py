@@ -1,8 +1,9 @@
 """Who has reserved how many blocks of KV memory, and who is next. Pure Python: knows neither threads nor clocks.
 
-The sum of what is reserved never exceeds the total. Whoever does not fit waits in line: first come, first served, but
-a smaller request may pass a larger one that does not fit yet, at most MOST_OVERTAKINGS times, so that neither a small
-request waits for a large one's memory nor a large one waits for ever.
+The sum of what is reserved never exceeds the total, nor do those who hold something outnumber the sequences that the
+plan runs at once: more would fit where requests are small, but all would be slower than planned. Whoever does not fit
+waits in line: first come, first served, but a smaller request may pass a larger one that does not fit yet, at most
+MOST_OVERTAKINGS times, so that neither a small request waits for a large one's memory nor a large one waits for ever.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ class Reservation:
 
 
 class Ledger:
-    """`total_blocks`, of which reservations of long contexts may hold `long_blocks` together.
+    """`total_blocks` for `most_holders`; reservations of long contexts may hold `long_blocks` of them together.
 
     Not thread-safe: rag/admission.py holds a lock.
     """
 
-    def __init__(self, total_blocks: int, *, long_blocks: int | None = None) -> None:
+    def __init__(self, total_blocks: int, *, most_holders: int, long_blocks: int | None = None) -> None:
         self.total_blocks = total_blocks
+        self.most_holders = most_holders
         self.long_blocks = total_blocks if long_blocks is None else long_blocks
+        self.holders = 0
         self.reserved_blocks = 0
         self.reserved_long_blocks = 0
         self.waiting: list[Reservation] = []
@@ -43,6 +46,11 @@ class Ledger:
     def free_blocks(self) -> int:
         """Blocks that nobody has reserved; below 0 for a while after `lose`."""
         return self.total_blocks - self.reserved_blocks
+
+    @property
+    def free_places(self) -> int:
+        """How many more may hold something; below 0 for a while after `lose`."""
+        return self.most_holders - self.holders
 
     @property
     def waiting_blocks(self) -> int:
@@ -60,12 +68,13 @@ class Ledger:
         granted: list[Reservation] = []
         passed: list[Reservation] = []
         for reservation in list(self.waiting):
-            if any(ahead.overtaken >= MOST_OVERTAKINGS for ahead in passed):
+            if self.free_places <= 0 or any(ahead.overtaken >= MOST_OVERTAKINGS for ahead in passed):
                 break
             if not self._fits(reservation):
                 passed.append(reservation)
                 continue
             self.waiting.remove(reservation)
+            self.holders += 1
             self._count(reservation, reservation.blocks)
             reservation.state = "reserved"
             granted.append(reservation)
@@ -94,13 +103,15 @@ class Ledger:
             self.waiting.remove(reservation)
         elif reservation.state == "reserved":
             freed = reservation.blocks
+            self.holders -= 1
             self._count(reservation, -freed)
         reservation.state = "released"
         return freed
 
     def lose(self, blocks: int) -> None:
-        """Have `blocks` fewer from now on, after memory turned out to be short. Who holds blocks keeps them."""
+        """Have `blocks` and a place fewer, after memory turned out to be short. Who holds blocks keeps them."""
         self.total_blocks -= blocks
+        self.most_holders = max(1, self.most_holders - 1)
         self.long_blocks = min(self.long_blocks, self.total_blocks)
 
     def _fits(self, reservation: Reservation) -> bool:

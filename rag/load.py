@@ -151,6 +151,7 @@ def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], N
 def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
     """The ledger over the Plan's blocks; it learns from the engine how fast it is and when its memory ran out."""
     budget = Budget(
+        sequences=plan.max_sequences,
         num_blocks=plan.num_blocks,
         block_tokens=engine.backend.block_size,
         block_bytes=plan.kv_bytes // max(1, plan.num_blocks),

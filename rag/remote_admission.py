@@ -11,7 +11,7 @@ from rag.errors import Overloaded, PromptTooLong, RagError
 from rag.remote import RemoteGenerator
 
 # More blocks than requests will ever ask for: the line that counts is the LLM service's.
-_BOUNDLESS = Budget(num_blocks=2**50, block_tokens=1, block_bytes=0, context_tokens=2**40)
+_BOUNDLESS = Budget(sequences=2**30, num_blocks=2**50, block_tokens=1, block_bytes=0, context_tokens=2**40)
 
 
 class RemoteAdmission(Admission):

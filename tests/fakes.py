@@ -143,10 +143,13 @@ class FakeGenerator:
 BROKEN = GenerationFailed("the model failed on this request")
 
 
-def fake_admission(sessions: int = 8, *, block_tokens: int = FakeGenerator.max_model_len, **limits: Any) -> Admission:
-    """A ledger for so many whole contexts of the fake generator."""
+def fake_admission(
+    sessions: int = 8, *, sequences: int | None = None, block_tokens: int = FakeGenerator.max_model_len, **limits: Any
+) -> Admission:
+    """A ledger for so many whole contexts of the fake generator, and as many sequences as they have blocks."""
     blocks = sessions * -(-FakeGenerator.max_model_len // block_tokens)
-    budget = Budget(blocks, block_tokens, block_bytes=1000, context_tokens=FakeGenerator.max_model_len)
+    context = FakeGenerator.max_model_len
+    budget = Budget(sequences or blocks, blocks, block_tokens, block_bytes=1000, context_tokens=context)
     return Admission(budget, **{"max_waiting": 8, "longest_wait_s": 10.0, **limits})
 
 

@@ -72,6 +72,21 @@ def test_a_full_line_refuses_with_figures_and_a_time_to_come_back() -> None:
     held.release()
 
 
+def test_where_memory_is_left_but_no_place_the_time_to_come_back_counts_the_places() -> None:
+    admission = fake_admission(4, sequences=2, block_tokens=16, max_waiting=0)
+    admit(admission).release()
+    admission._holds_s[0] = 8.0
+    held = [admit(admission, prompt=8, new=8) for _ in range(2)]
+    with pytest.raises(Overloaded) as raised:
+        admit(admission, prompt=8, new=8)
+    assert raised.value.retry_after_s == pytest.approx(4.0)  # one of two places, each held for 8 s
+    with pytest.raises(Overloaded) as raised:
+        admit(admission, prompt=8, new=8)
+    assert raised.value.retry_after_s == pytest.approx(8.0)  # after the one who was refused before
+    for permit in held:
+        permit.release()
+
+
 def test_an_idle_hour_does_not_make_the_next_wait_look_long() -> None:
     admission = fake_admission(1, longest_wait_s=0.3)
     admit(admission).release()

@@ -7,7 +7,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from rag.ledger import MOST_OVERTAKINGS, Ledger, Reservation
 
-TOTAL = 24
+TOTAL, PLACES = 24, 5
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -17,7 +17,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger(TOTAL, long_blocks=10)
+        self.ledger = Ledger(TOTAL, most_holders=PLACES, long_blocks=10)
         self.all: list[Reservation] = []
 
     @rule(target=reservations, blocks=st.integers(1, 10), is_long=st.booleans())
@@ -50,19 +50,21 @@ class LedgerMachine(RuleBasedStateMachine):
         held = [reservation for reservation in self.all if reservation.state == "reserved"]
         assert self.ledger.reserved_blocks == sum(reservation.blocks for reservation in held)
         assert self.ledger.reserved_long_blocks == sum(item.blocks for item in held if item.is_long)
+        assert self.ledger.holders == len(held)
 
     @invariant()
     def the_sum_never_exceeds_the_plan(self) -> None:
         assert self.ledger.reserved_blocks <= TOTAL
         assert self.ledger.reserved_long_blocks <= 10
+        assert self.ledger.holders <= PLACES
 
     @invariant()
-    def the_first_in_line_waits_only_for_memory(self) -> None:
+    def the_first_in_line_waits_only_for_memory_or_a_place(self) -> None:
         self.ledger.grant()
         if self.ledger.waiting:
             first = self.ledger.waiting[0]
             short_of_share = first.is_long and self.ledger.reserved_long_blocks + first.blocks > self.ledger.long_blocks
-            assert first.blocks > self.ledger.free_blocks or short_of_share
+            assert first.blocks > self.ledger.free_blocks or short_of_share or self.ledger.free_places <= 0
 
     @invariant()
     def nobody_is_passed_more_often_than_stated(self) -> None:
@@ -73,7 +75,7 @@ TestLedger = LedgerMachine.TestCase
 
 
 def test_a_small_request_passes_a_large_one_that_does_not_fit_yet() -> None:
-    ledger = Ledger(10)
+    ledger = Ledger(10, most_holders=10)
     running, large, small = ledger.join(6), ledger.join(8), ledger.join(2)
     assert ledger.grant() == [running, small]
     ledger.release(small)
@@ -82,7 +84,7 @@ def test_a_small_request_passes_a_large_one_that_does_not_fit_yet() -> None:
 
 
 def test_a_large_request_is_passed_a_stated_number_of_times_and_then_served_first() -> None:
-    ledger = Ledger(10)
+    ledger = Ledger(10, most_holders=10)
     running, large = ledger.join(6), ledger.join(8)
     ledger.grant()
     for _ in range(MOST_OVERTAKINGS):
@@ -96,10 +98,22 @@ def test_a_large_request_is_passed_a_stated_number_of_times_and_then_served_firs
 
 
 def test_long_contexts_hold_no_more_than_their_share() -> None:
-    ledger = Ledger(10, long_blocks=4)
+    ledger = Ledger(10, most_holders=10, long_blocks=4)
     first, second, short = ledger.join(4, is_long=True), ledger.join(4, is_long=True), ledger.join(4)
     assert ledger.grant() == [first, short]
     ledger.shrink(first, 3)  # it was not so long after all, and leaves the share
     assert ledger.reserved_long_blocks == 0
     ledger.release(short)
     assert ledger.grant() == [second]
+
+
+def test_no_more_hold_something_than_the_plan_runs_and_nobody_is_passed_for_want_of_a_place() -> None:
+    ledger = Ledger(10, most_holders=2)
+    first, second, large, small = ledger.join(1), ledger.join(1), ledger.join(4), ledger.join(1)
+    assert ledger.grant() == [first, second]
+    ledger.release(first)
+    assert ledger.grant() == [large]
+    assert small.state == "waiting"
+    ledger.lose(5)
+    ledger.release(second)
+    assert ledger.grant() == []  # one place went with the memory
