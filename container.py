@@ -13,6 +13,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from rag.boot import Boot
+from rag.process_memory import share_arenas
 from rag.settings import Settings
 
 # SageMaker kills 30 s after SIGTERM: what runs then has this long to finish, and its end 2 s more to reach its client.
@@ -51,6 +52,7 @@ class Container(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """Called in the worker. The models load in Boot's thread meanwhile."""
         log_to_stderr(self._settings)
+        share_arenas()
         # With dozens of threads inside, Python's default of 5 ms a turn would let /ping wait for many of them.
         sys.setswitchinterval(0.0005)
         app, self._boot = self._build()

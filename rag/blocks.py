@@ -103,7 +103,7 @@ class BlockPool:
         self._reusable = reusable
         self._holders = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
-        self._retired: list[Holder] = []
+        self._retired: dict[int, Holder] = {}  # by the block in which their tokens end
 
     @property
     def available(self) -> int:
@@ -149,8 +149,8 @@ class BlockPool:
             self._holders[block] -= 1
             if not self._holders[block]:
                 self._free[block] = None
-        if reusable and holder.num_computed >= SHORTEST_PREFIX_TOKENS:
-            self._retired.append(holder)
+        if reusable:
+            self._retire(holder)
 
     def lease(self, tokens: int) -> Lease | None:
         """Blocks for `tokens` that stay until `end_lease`; None while there are not enough."""
@@ -178,7 +178,9 @@ class BlockPool:
     ) -> tuple[Holder | None, int]:
         best: Holder | None = None
         longest = SHORTEST_PREFIX_TOKENS - 1
-        candidates = [(holder, 0) for holder in self._retired] + [(holder, in_flight_tokens) for holder in live]
+        candidates = [(holder, 0) for holder in self._retired.values()] + [
+            (holder, in_flight_tokens) for holder in live
+        ]
         for holder, in_flight in candidates:
             # The last prompt token is always computed: its logits choose the first new one.
             limit = min(len(prompt) - 1, holder.num_computed)
@@ -202,14 +204,27 @@ class BlockPool:
 
     def _forget(self, block: int) -> None:
         """`block` gets other contents: whoever retired with it keeps what stands in the blocks before it."""
-        kept = []
-        for holder in self._retired:
-            if block in holder.block_ids:
+        for last, holder in list(self._retired.items()):
+            if block in holder.block_ids and self._retired.get(last) is holder:
+                del self._retired[last]
                 holder.block_ids = holder.block_ids[: holder.block_ids.index(block)]
                 holder.num_computed = min(holder.num_computed, len(holder.block_ids) * self.block_size)
-            if holder.num_computed >= SHORTEST_PREFIX_TOKENS:
-                kept.append(holder)
-        self._retired = kept
+                self._retire(holder)
+
+    def _retire(self, holder: Holder) -> None:
+        """Remember `holder`, and forget whoever ended within its blocks: their tokens are the beginning of its own.
+
+        So no more are remembered than there are blocks, however often the same is asked.
+        """
+        if holder.num_computed < SHORTEST_PREFIX_TOKENS:
+            return
+        *inner, last = holder.block_ids[: -(-holder.num_computed // self.block_size)]
+        holder.block_ids = [*inner, last]
+        for block in inner:
+            self._retired.pop(block, None)
+        other = self._retired.get(last)
+        if other is None or other.num_computed < holder.num_computed:
+            self._retired[last] = holder
 
 
 def _common(prompt: Sequence[int], holder: Holder, limit: int) -> int:

@@ -22,6 +22,7 @@ from rag.imports import import_libraries
 from rag.parts import Llm, Retrieval
 from rag.pipeline import CANARY, Pipeline
 from rag.planning import make_plan, planned_backend, recheck
+from rag.process_memory import give_back, resident_bytes
 from rag.retrieval_plan import make_retrieval_plan
 from rag.seams import Embedder, Generator, Retriever
 from rag.sessions import Sessions
@@ -46,14 +47,14 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_plan(settings)
-    device, threads, runtime_bytes = _import_libraries(settings, on_phase)
+    device, threads, context_bytes = _import_libraries(settings, on_phase)
     retrieval = _load_retrieval(settings, device, on_phase)
     settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase)
-    compare_with_plan(settings, plan, generator.engine, runtime_bytes)
     admission = admission_of(settings, plan, generator.engine)
     pipeline = make_pipeline(settings, retrieval.embedder, retrieval.retriever, generator, admission)
     on_phase("answering the canary")
     pipeline.canary()
+    compare_with_plan(settings, plan, generator.engine, context_bytes)
     return pipeline
 
 
@@ -62,12 +63,14 @@ def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retri
     _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_retrieval_plan(settings)
-    device, _, runtime_bytes = _import_libraries(settings, on_phase)
+    device, _, _ = _import_libraries(settings, on_phase)
     retrieval = _load_retrieval(settings, device, on_phase)
-    told = {"planned": dict(plan.need_bytes), "have_bytes": plan.have_bytes, "measured": {"runtime": runtime_bytes}}
-    _log.info(json.dumps({"event": "plan", **told}))
     on_phase("answering the canary")
     retrieval.retriever.retrieve(CANARY, top_k=settings.top_k)
+    give_back()
+    measured = {"runtime": resident_bytes() - plan.need_bytes["embedder"] - plan.need_bytes["index"]}
+    told = {"planned": dict(plan.need_bytes), "have_bytes": plan.have_bytes, "measured": measured}
+    _log.info(json.dumps({"event": "plan", **told}))
     return retrieval
 
 
@@ -76,14 +79,14 @@ def load_llm(settings: Settings, on_phase: Callable[[str], None]) -> Llm:
     _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_plan(settings, with_retrieval=False)
-    device, threads, runtime_bytes = _import_libraries(settings, on_phase)
+    device, threads, context_bytes = _import_libraries(settings, on_phase)
     settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase, with_retrieval=False)
-    compare_with_plan(settings, plan, generator.engine, runtime_bytes, with_retrieval=False)
     admission = admission_of(settings, plan, generator.engine)
     admitted = AdmittedGenerator(generator, admission, idle_s=settings.session_idle_s + _ORPHAN_S)
     llm = Llm(admitted, generator.published_tokenizer(), plan)
     on_phase("answering the canary")
     llm.canary()
+    compare_with_plan(settings, plan, generator.engine, context_bytes, with_retrieval=False)
     return llm
 
 
@@ -104,10 +107,10 @@ def make_pipeline(
     )
 
 
-def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tuple[str, int, int]:
-    """The device to compute on, the threads to do it with, and what the process holds before any model, in bytes."""
+def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tuple[str, int, int | None]:
+    """The device to compute on, the threads to do it with, and the bytes that a card's context takes; none on a CPU."""
     on_phase("importing")
-    import_libraries(with_retrieval=settings.variant != "llm")  # all here: what they take is the process's own
+    import_libraries(with_retrieval=settings.variant != "llm")
     import torch
 
     threads = settings.threads or cores()
@@ -115,7 +118,7 @@ def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tu
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return device, threads, _runtime_bytes(device)
+    return device, threads, _context_bytes(device)
 
 
 def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], None]) -> Retrieval:
@@ -229,9 +232,13 @@ def _verify_artifact(settings: Settings, on_phase: Callable[[str], None]) -> Non
 
 
 def compare_with_plan(
-    settings: Settings, plan: Plan, engine: Engine, runtime_bytes: int, *, with_retrieval: bool = True
+    settings: Settings, plan: Plan, engine: Engine, context_bytes: int | None, *, with_retrieval: bool = True
 ) -> None:
-    """Hold `plan` to what loading took, and log both. Raises Failed where the KV bytes are not the plan's."""
+    """Hold `plan` to what loading took, and log both. Raises Failed where the KV bytes are not the plan's.
+
+    `context_bytes` is what a card's context takes. On a CPU, None: the runtime is what the process holds when all is
+    loaded and has worked once, beside what the plan counts one by one.
+    """
     if engine.kv_bytes != plan.kv_bytes:
         raise Failed(
             "the engine allocated other KV bytes than the plan says",
@@ -240,6 +247,11 @@ def compare_with_plan(
             limit=plan.kv_bytes,
             remedy="report this with the model's config.json: the capacity model misjudges it",
         )
+    runtime_bytes = context_bytes
+    if runtime_bytes is None:
+        give_back()
+        counted_bytes = sum(term.bytes for term in plan.terms if term.name != "runtime")
+        runtime_bytes = max(0, resident_bytes() - counted_bytes)
     measured = recheck(
         settings,
         plan,
@@ -255,11 +267,10 @@ def compare_with_plan(
     _log.info(json.dumps({"event": "plan", **told, "have_bytes": plan.have_bytes, **figures}))
 
 
-def _runtime_bytes(device: str) -> int:
-    """What the process holds before any model: resident memory on a CPU, the context on a card."""
+def _context_bytes(device: str) -> int | None:
+    """What the context on a card takes before any model."""
     if device == "cpu":
-        resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return resident_pages * os.sysconf("SC_PAGE_SIZE")
+        return None
     import torch
 
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)

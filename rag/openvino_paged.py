@@ -114,7 +114,8 @@ class OpenVinoPaged:
         sizes = [
             int(np.prod(shape)) * port.get_element_type().size for shape, port in zip(shapes, self._caches, strict=True)
         ]
-        pool = np.zeros(sum(sizes), dtype=np.uint8)
+        pool = np.empty(sum(sizes), dtype=np.uint8)
+        pool.fill(0)  # written, so that it is the process's from the start: np.zeros takes a page when it is first used
         ends = np.cumsum(sizes)
         for port, shape, size, end in zip(self._caches, shapes, sizes, ends, strict=True):
             part = pool[end - size : end]

@@ -68,9 +68,25 @@ class PoolMachine(RuleBasedStateMachine):
                 assert self.cells[sequence.block_ids[place // SIZE]][place % SIZE] == sequence.prompt_ids[place]
 
     @invariant()
+    def no_more_are_remembered_than_there_are_blocks(self) -> None:
+        assert len(self.pool._retired) <= BLOCKS
+
+    @invariant()
     def every_block_is_free_or_held(self) -> None:
         held = {block for sequence in self.live for block in sequence.block_ids}
         assert len(held) + self.pool.available == BLOCKS
 
 
 TestBlockPool = PoolMachine.TestCase
+
+
+def test_the_same_prompt_a_hundred_times_is_remembered_once_and_shared_each_time() -> None:
+    pool = BlockPool(BLOCKS, SIZE)
+    for turn in range(100):
+        reserved = pool.reserve(PREFIX, len(PREFIX) + 4, [], 0)
+        assert reserved is not None
+        assert reserved.num_cached == (len(PREFIX) - 1 if turn else 0)
+        sequence = SequenceState(PREFIX, Sampling(max_new_tokens=4), block_ids=reserved.block_ids)
+        sequence.num_computed = len(PREFIX)
+        pool.release(sequence, reusable=True)
+    assert len(pool._retired) == 1

@@ -92,6 +92,7 @@ STOREYS = [
     },
     {
         "errors",
+        "process_memory",
         "seams",
     },
 ]
