@@ -75,6 +75,8 @@ class OpenVinoPaged:
                     "NUM_STREAMS": 1,
                     "PERFORMANCE_HINT": "LATENCY",
                     "ENABLE_CPU_PINNING": False,  # the embedder computes on the same cores
+                    # Kernels kept, one a shape. 5,000 unless told: memory that grows for as long as new lengths come.
+                    "CPU_RUNTIME_CACHE_CAPACITY": 64,
                     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # int8 weights, never int8 activations
                 },
             )
