@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.process import ROOT
 from tests.container.conftest import Container, call
 
@@ -47,8 +49,9 @@ def test_it_answers_without_a_network_and_stops_on_sigterm(run: Run) -> None:
     assert container.stop() == 0
 
 
-def test_the_contract_holds_on_a_published_port_with_a_read_only_root(run: Run, port: int) -> None:
-    container = run("--publish", f"127.0.0.1:{port}:8080", *READ_ONLY)
+@pytest.mark.parametrize("variant", ["monolith", "microservices"])
+def test_the_contract_holds_on_a_published_port_with_a_read_only_root(run: Run, port: int, variant: str) -> None:
+    container = run("--publish", f"127.0.0.1:{port}:8080", "--env", f"VARIANT={variant}", *READ_ONLY)
     container.until(ready)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/contract"],
