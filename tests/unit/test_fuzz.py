@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.process import ROOT
 from inference import create_app
 from rag.boot import Boot
 from rag.settings import Settings
@@ -106,3 +110,17 @@ def test_a_thousand_requests_bring_no_5xx(seed: int) -> None:
     usage = pipeline.admission.usage()
     assert (usage.reserved_blocks, usage.waiting) == (0, 0)
     boot.close()
+
+
+def test_five_thousand_bodies_that_follow_the_code_bring_none_either(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="libFuzzer has no wheel for this Python")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz_bodies", tmp_path, "-runs=5000", "-seed=1", f"-artifact_prefix={tmp_path}/"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Done 5000 runs" in done.stderr
