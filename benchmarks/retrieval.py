@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from rag.adapter import LocalEmbedder, load_adapter
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
 from rag.chunking import Chunker
 from rag.documents import Document, read_folder
@@ -93,7 +94,7 @@ def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Question]]
 class Bench:
     """An index of the documents and everything that searches it."""
 
-    def __init__(self, documents: Sequence[Document], embedder: SentenceTransformerEmbedder, directory: Path) -> None:
+    def __init__(self, documents: Sequence[Document], embedder: LocalEmbedder, directory: Path) -> None:
         self._embedder = embedder
         chunker = Chunker(embedder.token_spans, min(DEFAULT_CHUNK_TOKENS, embedder.max_tokens), DEFAULT_OVERLAP_TOKENS)
         chunks = list(chunker(documents))
@@ -188,11 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("squad", nargs="?", type=Path, help="a file in SQuAD's format")
     source.add_argument("--documents", type=Path, help="a folder, asked the questions of benchmarks/questions.jsonl")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
+    parser.add_argument("--adapter", type=Path, help="a directory that training.train_adapter wrote")
     options = parser.parse_args(arguments)
     documents, groups = read_corpus(options.documents) if options.documents else read_squad(options.squad)
     console = Console()
     try:
-        embedder = SentenceTransformerEmbedder.load(options.embedding_model)
+        embedder: LocalEmbedder = SentenceTransformerEmbedder.load(options.embedding_model)
+        if options.adapter is not None:
+            embedder = load_adapter(options.adapter, embedder)
     except RagError as error:
         console.print(f"error: {error.message}")
         return 2
