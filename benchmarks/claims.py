@@ -256,8 +256,8 @@ def _overhead(compared: Document, _: Document, spoken: Speaker) -> tuple[str, st
         if hop in hops
     )
     return _decided(mono, micro), spoken.say(
-        f"{more} ms a mais por pedido (p50). Por troca, além dos modelos e sob toda a carga: {told}",
-        f"{more} ms more a request (p50). An exchange, beyond the models and over all loads: {told}",
+        f"{more} ms a mais por pedido (p50). Por troca, além dos modelos, um pedido por vez: {told}",
+        f"{more} ms more a request (p50). An exchange, beyond the models, one request at a time: {told}",
     )
 
 

@@ -49,7 +49,7 @@ SCHEMA = "benchmarks.compare/1"
 CLIENTS = (1, 4, 16, 32)
 OPEN_SHARES = (0.5, 0.8)
 ANSWER_TOKENS = 16
-PARTS = "boot,load,faults,scaling,cost"
+PARTS = "boot,added,load,faults,scaling,cost"
 NAMES = ("monolith", "microservices", "edge")
 
 
@@ -76,13 +76,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         logs = Path(folder)
         if "boot" in parts:
             keep("boot", _boots(names, 1 if arguments.quick else 3, logs, drawn))
-        if parts & {"load", "faults"}:
+        if parts & {"added", "load", "faults"}:
             variants = [start(stack, name, logs / name) for name in names]
-        if "load" in parts:
+        if "added" in parts:
             keep("equal_answers", _equal_answers(variants, bodies))
             keep("added", _added(variants, bodies, 40 if arguments.quick else 200, drawn))
+            keep("hops", _hops(variants))  # before there is a line to wait in
+        if "load" in parts:
             keep("closed", _closed(variants, bodies, arguments.quick, drawn))
-            keep("hops", _hops(variants))
             keep("memory", {variant.name: _memory(variant) for variant in variants})
             keep("open", _open(variants, bodies, result["closed"], arguments.quick, drawn))
         if "faults" in parts:
