@@ -8,6 +8,9 @@ ARTIFACT_DIR ?= $(or $(OUTPUT),build/artifact)
 DOCKER       ?= docker
 RUNTIME_PORT ?= 8090
 
+# torch's CUDA, by which SageMaker's driver is chosen: of the wheels' index that TORCH names (.../cu128: 12.8), if any.
+CUDA ?= $(shell printf '%s' '$(TORCH)' | sed -n 's|.*/cu\([0-9][0-9]\)\([0-9]\).*|\1.\2|p')
+
 DEPLOYMENT := .deployment.json
 # An image's name that was given, not the Makefile's default: only that may stand for an endpoint to remove.
 GIVEN_IMAGE := $(if $(filter command environment,$(origin IMAGE_NAME)),$(IMAGE_NAME))

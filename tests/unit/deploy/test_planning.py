@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.process import ROOT
 from deploy.artifact import read_artifact
 from deploy.deployment import Deployment, Options, ami_version
 from deploy.errors import Refused, WrongOption
@@ -132,3 +135,19 @@ def test_an_artifact_planned_for_a_gpu_is_made_again_for_a_cpu(tmp_path: Path) -
     assert plan_endpoint(artifact, Wish()).instance_type == "ml.g5.xlarge"
     with pytest.raises(WrongOption, match=r"make artifact HARDWARE=ml\.m5\.large"):
         plan_endpoint(artifact, Wish(instance_type="ml.m5.large"))
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        (["TORCH=torch==2.13.0 --index-url mirror/whl/cu128"], ["12.8"]),
+        (["TORCH=torch==2.13.0 --index-url mirror/whl/cpu"], []),
+        (["TORCH=torch==2.13.0 --index-url mirror/whl/cu128", "CUDA=13.0"], ["13.0"]),
+        ([], []),
+    ],
+)
+def test_make_deploy_takes_the_driver_from_the_wheels_that_torch_names(given: list[str], option: list[str]) -> None:
+    commands = subprocess.run(
+        ["make", "--dry-run", "deploy", *given], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    assert re.findall(r"deploy deploy .*--cuda ([\d.]+)", commands) == option
