@@ -49,7 +49,7 @@ class Seen:
     wrong: list[str] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     wall_s: float = 0.0
-    over: float = 0.0
+    last_reply: float = 0.0
 
 
 async def one_client(
@@ -69,8 +69,8 @@ async def one_client(
         except (aiohttp.ClientError, ValueError) as error:
             seen.wrong.append(repr(error))
             continue
-        seen.over = time.monotonic()
-        took_s = seen.over - began
+        seen.last_reply = time.monotonic()
+        took_s = seen.last_reply - began
         if response.status == 200:
             seen.answered_s.append(took_s)
             seen.from_admission_s.append(took_s - document["timings"]["queue_s"])
@@ -96,7 +96,7 @@ async def phase(url: str, clients: int, questions: list[str], seconds: float, se
                 for place in range(clients)
             )
         )
-        seen.wall_s = seen.over - began  # those still told to wait are not waited for
+        seen.wall_s = seen.last_reply - began  # those still told to wait are not waited for
     return seen
 
 

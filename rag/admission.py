@@ -122,13 +122,13 @@ class Admission:
     def usage(self) -> Usage:
         """What is reserved now, and by how many."""
         with self._lock:
-            sessions = sum(permit.call is None for permit in self._permits)
+            requests = self._requests
             return Usage(
                 self._ledger.total_blocks,
                 self._ledger.reserved_blocks,
                 self.budget.block_bytes,
-                len(self._permits) - sessions,
-                sessions,
+                requests,
+                len(self._permits) - requests,
                 len(self._ledger.waiting),
             )
 
@@ -310,10 +310,9 @@ class Admission:
             return 0.0
         # What requests hold is given back within the time that they usually hold it, evenly spread.
         blocks_in_turnover = self._ledger.reserved_blocks - self._session_blocks
-        requests = sum(permit.call is not None for permit in self._permits)
-        if not self._holds_s or not requests or blocks_in_turnover <= 0:
+        if not self._holds_s or not self._requests or blocks_in_turnover <= 0:
             return None
-        turnovers = max(short_blocks / blocks_in_turnover, short_places / requests)
+        turnovers = max(short_blocks / blocks_in_turnover, short_places / self._requests)
         return turnovers * sum(self._holds_s) / len(self._holds_s)
 
     def _overloaded(self, blocks: int) -> Overloaded:
@@ -347,6 +346,11 @@ class Admission:
             "short_by_bytes": max(0, blocks - free) * each,
             "largest_that_fits": {"context": min(self.budget.context_tokens, free * self.budget.block_tokens)},
         }
+
+    @property
+    def _requests(self) -> int:
+        """Permits of requests; the others are sessions'."""
+        return sum(permit.call is not None for permit in self._permits)
 
     @property
     def _share(self) -> float:
