@@ -5,9 +5,9 @@
 One client, the default model. The engine is asked in this process, without text or HTTP; the server, a process of its
 own, streams in the generate mode, which neither embeds nor retrieves, so both compute the same tokens. They take turns,
 each request with a random prompt. Both are timed to the first token that makes text: the blank before a first word
-shows nothing and is held back. The client is the standard library's, the lightest at hand. The answer mode, which also
-embeds the question and searches, is timed beside them on questions of its own and can't be compared token by token. The
-last line of the output is JSON.
+shows nothing and is held back. The client is a bare socket: what a client's library takes is not the server's. The
+answer mode, which also embeds the question and searches, is timed beside them on questions of its own and can't be
+compared token by token. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import argparse
 import json
 import os
 import random
+import socket
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from rich.console import Console
@@ -72,22 +70,35 @@ def first_shown(tokens: list[int], tokenizer: Tokenizer) -> int:
     return next(place for place, token in enumerate(tokens) if text.push(token))
 
 
-def over_http(client: HTTPConnection, body: dict[str, Any]) -> tuple[list[float], int]:
+def over_http(client: socket.socket, body: dict[str, Any]) -> tuple[list[float], int]:
     """Seconds after the request at which each text event arrived, and the tokens that the server counted."""
+    content = json.dumps(body).encode()
+    head = (
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Accept: application/jsonlines\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     began = time.perf_counter()
+    client.sendall(head.encode() + content)
+    received, arrived = bytearray(), []  # and what had arrived when: (bytes, seconds)
+    while not received.endswith(b"\r\n0\r\n\r\n"):
+        piece = client.recv(65536)
+        arrived.append((len(received) + len(piece), time.perf_counter() - began))
+        received += piece
+        if not piece:
+            raise RuntimeError(f"the server hung up after {bytes(received[:300])!r}")
     arrivals: list[float] = []
-    headers = {"Content-Type": "application/json", "Accept": "application/jsonlines"}
-    client.request("POST", "/invocations", json.dumps(body), headers)
-    response = client.getresponse()
-    counted = None
-    for line in response:
-        now, event = time.perf_counter() - began, json.loads(line)
+    counted, end = None, 0
+    for line in bytes(received).splitlines(keepends=True):
+        end += len(line)
+        if not line.startswith(b"{"):  # a header, or the size of a chunk
+            continue
+        event = json.loads(line)
         if event["type"] == "text":
-            arrivals.append(now)
+            arrivals.append(next(seconds for size, seconds in arrived if size >= end))
         elif event["type"] == "end":
             counted = int(event["usage"]["completion_tokens"])
     if counted is None:
-        raise RuntimeError(f"status {response.status}, and the stream ended without an end event")
+        raise RuntimeError(f"no end event in {bytes(received[:300])!r}")
     return arrivals, counted
 
 
@@ -120,7 +131,7 @@ def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: i
     with (
         tempfile.TemporaryDirectory() as logs,
         served({"LOG_LEVEL": "WARNING", "BACKEND": backend}, log=Path(logs) / "log") as server,
-        closing(HTTPConnection(urlsplit(server.url).netloc, timeout=60)) as client,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as client,
     ):
         for repeat in tqdm(range(repeats + 2), unit="round"):
             prompt = " ".join(drawn.choices(words, k=prompt_words))

@@ -1,9 +1,10 @@
 """The OpenVINO backend against the torch slots, over the engine: speed, prefixes, memory, other threads, int8.
 
-    python -m benchmarks.paged [speed speed_long prefix memory ticker int8]
+    python -m benchmarks.paged [speed speed_long prefix memory served_memory ticker int8]
 
 The model has SmolLM2-135M's shape and random weights, computed in float32; int8 is measured on the model that ships,
-over the prompts of benchmarks/questions.jsonl. Each section runs in a process of its own. The last line is JSON.
+over the prompts of benchmarks/questions.jsonl. `memory` counts the engine's alone, `served_memory` the container's
+whole. Each section runs in a process of its own. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import statistics
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import smol_checkpoint
+from benchmarks.watched import watched
 from rag.load import cores, load_pipeline
 from rag.planning import make_plan
 from rag.seams import Sampling
@@ -36,6 +39,7 @@ from rag.settings import Settings
 ROOT = Path(__file__).parents[1]
 _MODEL = ROOT / "build" / "benchmarks" / f"smol135-{smol_checkpoint.LAYERS}"
 _SESSIONS = 16
+_JSON = {"Content-Type": "application/json"}
 
 
 def load_engine(backend: Literal["openvino", "torch"], context: int, phases: list[tuple[str, float]]) -> Any:
@@ -180,6 +184,36 @@ def memory() -> dict[str, Any]:
     }
 
 
+def served_memory() -> dict[str, Any]:
+    """MiB resident of the whole container, mapped files included: the most at the start, under load, and the plan."""
+    drawn = random.Random(5)
+    fixed = {"LLM": str(_MODEL), "CONTEXT": "1024", "CONCURRENCY": str(_SESSIONS), "DEADLINE_S": "300"}
+    prompts = [" ".join(map(smol_checkpoint.word, random_prompt(drawn, 900))) for _ in range(_SESSIONS)]
+
+    def generate(prompt: str) -> int:
+        body = {"mode": "generate", "query": prompt, "max_new_tokens": 32, "min_new_tokens": 32}
+        request = urllib.request.Request(f"{watch.url}/invocations", json.dumps(body).encode(), _JSON)
+        with urllib.request.urlopen(request) as response:
+            return int(json.load(response)["usage"]["completion_tokens"])
+
+    with watched({"LOG_LEVEL": "INFO", "BACKEND": "openvino", **fixed}) as watch:
+        planned = {name: round(size / 2**20, 1) for name, size in watch.plan["planned"].items()}
+        started = watch.highest_bytes() / 2**20
+        with ThreadPoolExecutor(_SESSIONS) as clients:
+            tokens = sum(clients.map(generate, prompts))
+        resident, highest = watch.resident_bytes() / 2**20, watch.highest_bytes() / 2**20
+    total = sum(planned.values())
+    return {
+        "planned": planned | {"total": round(total, 1)},
+        "highest_at_the_start": round(started, 1),
+        "highest_under_load": round(highest, 1),
+        "resident_after": round(resident, 1),
+        "tokens_answered": tokens,
+        "start_to_planned": round(started / total, 3),
+        "highest_to_planned": round(highest / total, 3),
+    }
+
+
 def ticker() -> dict[str, Any]:
     """Milliseconds by which a thread that sleeps 1 ms at a time wakes too late while 16 requests of 562 tokens run."""
     drawn = random.Random(4)
@@ -274,7 +308,7 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    section.__name__: section for section in (speed, speed_long, prefix, memory, ticker, int8)
+    section.__name__: section for section in (speed, speed_long, prefix, memory, served_memory, ticker, int8)
 }
 
 

@@ -40,8 +40,11 @@ class Watched:
 
     def resident_bytes(self) -> int:
         """The worker's resident memory now."""
-        fields = Path(f"/proc/{self._worker}/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in fields if line.startswith("VmRSS:"))
+        return self._status_bytes("VmRSS")
+
+    def highest_bytes(self) -> int:
+        """The most that the worker ever had resident, its start included."""
+        return self._status_bytes("VmHWM")
 
     def peak_bytes(self) -> int:
         """The most that was sampled since the last call, and from now on anew."""
@@ -58,6 +61,10 @@ class Watched:
         """End the sampling."""
         self._over.set()
         self._sampler.join()
+
+    def _status_bytes(self, field: str) -> int:
+        lines = Path(f"/proc/{self._worker}/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
     def _events(self) -> Iterator[dict[str, Any]]:
         for line in self._log.read_text(encoding="utf-8").splitlines():

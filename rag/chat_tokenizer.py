@@ -1,14 +1,14 @@
-"""Messages to token ids without the model: what an LLM service publishes of its tokenizer, and who encodes with it.
+"""Messages to token ids without the model or transformers: a tokenizer's text, its template, and who encodes with them.
 
-The orchestrator writes prompts by counting their tokens. Asking the LLM service for every count would cost a hop each;
-its tokenizer, fetched once, needs neither torch nor the model's files.
+The LLM's own process encodes so because transformers' way takes longer. An orchestrator, which writes prompts by
+counting their tokens, would else pay a hop for every count; the tokenizer, fetched once, needs no model's files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from rag.seams import Message
+
+# Messages that tell two ways of encoding apart: every role, accents, blanks at the ends, and what a template may trim.
+_PROBES = (
+    (Message("user", "Qual é a capital do Brasil?"),),
+    (
+        Message("system", "Responda.\n  "),
+        Message("user", " [1] São Paulo\n\nTexto: {{ x }} <b>&amp;</b>"),
+        Message("assistant", "Não."),
+        Message("user", "E 日本 ≤ 😀?"),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +48,45 @@ class PublishedTokenizer:
 
 
 class ChatTokenizer:
-    """Encodes as TextGenerator.encode does. Raises ValueError for a tokenizer or a template that can't be read here."""
+    """Encodes as transformers does. Raises ValueError for a tokenizer or a template that can't be read here."""
 
-    def __init__(self, published: PublishedTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat_template: str | None, special_tokens: Mapping[str, Any]) -> None:
         try:
-            self._tokenizer = Tokenizer.from_str(published.tokenizer)
-            self._tokenizer.no_truncation()
-            self._tokenizer.no_padding()
-            template = published.chat_template
-            self._template = None if template is None else _environment().from_string(template)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            self._template = None if chat_template is None else _environment().from_string(chat_template)
+        except TemplateError as error:
+            raise ValueError(f"a chat template that can't be read: {error}") from error
+        self._tokenizer = tokenizer
+        self._special_tokens = dict(special_tokens)
+
+    @classmethod
+    def read(cls, published: PublishedTokenizer) -> ChatTokenizer:
+        """From its text."""
+        try:
+            tokenizer = Tokenizer.from_str(published.tokenizer)
         except Exception as error:  # tokenizers raises plain Exception
             raise ValueError(f"a tokenizer that can't be read: {error}") from error
-        self._special_tokens = dict(published.special_tokens)
+        return cls(tokenizer, published.chat_template, published.special_tokens)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """By the chat template where there is one, else the contents a paragraph each."""
         if self._template is None:
             text = "\n\n".join(message.content for message in messages) + "\n\n"
-            return list(self._tokenizer.encode(text).ids)
+            return self._ids(text, special_tokens=True)
         turns = [{"role": message.role, "content": message.content} for message in messages]
         text = self._template.render(
             messages=turns, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
         )
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._ids(text, special_tokens=False)
+
+    def encodes_as(self, other: Callable[[Sequence[Message]], list[int]]) -> bool:
+        """Whether `other` gives the same ids for conversations of all roles. Raises what encoding raises."""
+        return all(self.encode(probe) == other(probe) for probe in _PROBES)
+
+    def _ids(self, text: str, *, special_tokens: bool) -> list[int]:
+        # A batch of one, since only batches can do without the places in the text that every token came from.
+        return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=special_tokens)[0].ids)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -26,6 +26,7 @@ from rag.seams import FinishReason, Sampling
 _log = logging.getLogger(__name__)
 
 _LONGEST_LEASE_WAIT_S = 5.0
+_LET_GO_S = 50e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class Engine:
             self._scheduler.add(sequence)
             self._tickets[sequence] = ticket
             self._wake.notify()
+        # The engine's thread wants the interpreter now; without this it would wait for the end of this thread's turn.
+        time.sleep(_LET_GO_S)
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:

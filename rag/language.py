@@ -13,7 +13,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from rag.seams import Language
 
 # A question's beginning tells; the time taken grows with the text.
-_READ_CHARACTERS = 240
+_READ_CHARACTERS = 120
 
 
 def detect_language(text: str) -> Language:

@@ -110,6 +110,19 @@ class OpenVinoPaged:
 
     def allocate(self, num_blocks: int) -> int:
         """num_blocks · Σ over layers of 32 · kv_heads · (key_dim + value_dim) · itemsize bytes; u8 adds its scales."""
+        # The first inference packs the weights. It comes before the KV memory, so that the start's peak is not both.
+        self._give_caches(1)
+        self.step([Segment(self._probe[:_SHORT_TOKENS], 0, [0])])
+        gc.collect()  # the tracer leaves cycles
+        page_out(self._spans)
+        pool_bytes = self._give_caches(num_blocks)
+        self._on_phase("testing the LLM")
+        self._self_test(num_blocks)
+        page_out(self._spans)  # of these, only the rows of the embedding that are looked up are read again
+        return pool_bytes
+
+    def _give_caches(self, num_blocks: int) -> int:
+        """One allocation for all caches, in place of the one before; returns its bytes."""
         shapes = [
             [num_blocks, *(side.get_length() for side in list(port.get_partial_shape())[1:])] for port in self._caches
         ]
@@ -119,14 +132,11 @@ class OpenVinoPaged:
         pool = np.empty(sum(sizes), dtype=np.uint8)
         pool.fill(0)  # written, so that it is the process's from the start: np.zeros takes a page when it is first used
         ends = np.cumsum(sizes)
+        self._blocks.clear()
         for port, shape, size, end in zip(self._caches, shapes, sizes, ends, strict=True):
             part = pool[end - size : end]
             self._request.set_tensor(port, ov.Tensor(part, ov.Shape(shape), port.get_element_type()))
             self._blocks.append(part.reshape(num_blocks, -1))
-        self._on_phase("testing the LLM")
-        self._self_test(num_blocks)
-        gc.collect()  # the tracer leaves cycles
-        page_out(self._spans)  # of these, only the rows of the embedding that are looked up are read again
         return int(pool.nbytes)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:

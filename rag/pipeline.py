@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from rag import prompt
 from rag.admission import Admission, Permit, Usage
@@ -165,7 +166,7 @@ class Pipeline:
         else:
             sampling = replace(ask.sampling, deadline_s=left_s)
             deltas = self.generator.generate(written.ids, sampling, session.id if session else None)
-        return Run(deltas, written, writer.language, self.generator.name, clock, call)
+        return Run(deltas, written, lambda: writer.language, self.generator.name, clock, call)
 
     def _writer(self, ask: Ask, session: Session | None) -> _Writer:
         # A session holds a whole context already, so the governed share of it is no matter there.
@@ -212,7 +213,6 @@ class _Writer:
     def __init__(
         self, ask: Ask, session: Session | None, encode: prompt.Encode, admission: Admission, *, allow_long: bool
     ) -> None:
-        self.language: Language = ask.language or detect_language(ask.question)
         self.max_prompt_tokens = admission.limit_tokens(allow_long=allow_long) - ask.sampling.max_new_tokens
         self._ask = ask
         self._session = session
@@ -221,6 +221,11 @@ class _Writer:
         self._allow_long = allow_long
         if self.max_prompt_tokens < 1:
             raise self._too_long(ask.history)
+
+    @cached_property
+    def language(self) -> Language:
+        """The question's. Found when it is needed: a bare prompt doesn't wait for it."""
+        return self._ask.language or detect_language(self._ask.question)
 
     def __call__(self, passages: list[Passage]) -> prompt.Prompt:
         """Raises PromptTooLong, with what would help."""
@@ -240,7 +245,7 @@ class _Writer:
                 passages,
                 encode=self._encode,
                 max_prompt_tokens=self.max_prompt_tokens,
-                language=self.language,
+                language=self.language if passages else "pt",  # where there are none, none of our words are either
                 history=history,
             )
         except PromptTooLong as error:

@@ -30,16 +30,6 @@ _log = logging.getLogger(__name__)
 # An answer ends by its own deadline in the LLM service; only a service that hangs lets this much more pass.
 _GRACE_S = 3.0
 _NO_DEADLINE_S = 600.0
-# Messages that tell two ways of encoding apart: every role, accents, blanks at the ends, and what a template may trim.
-_PROBES = (
-    (Message("user", "Qual é a capital do Brasil?"),),
-    (
-        Message("system", "Responda.\n  "),
-        Message("user", " [1] São Paulo\n\nTexto: {{ x }} <b>&amp;</b>"),
-        Message("assistant", "Não."),
-        Message("user", "E 日本 ≤ 😀?"),
-    ),
-)
 
 
 class RemoteEmbedder:
@@ -243,8 +233,8 @@ class RemoteGenerator:
     def _fetched_tokenizer(self) -> ChatTokenizer | None:
         """The services' tokenizer if it encodes here as it does there, else None."""
         try:
-            tokenizer = ChatTokenizer(hops.read_reply(hops.TOKENIZER, self._read("GET", "/tokenizer")))
-            same = all(tokenizer.encode(probe) == self._ask_to_encode(probe) for probe in _PROBES)
+            tokenizer = ChatTokenizer.read(hops.read_reply(hops.TOKENIZER, self._read("GET", "/tokenizer")))
+            same = tokenizer.encodes_as(self._ask_to_encode)
         except NotReady:
             raise
         except Exception as error:  # a template that is not for this sandbox, roles that it does not know

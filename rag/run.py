@@ -42,14 +42,15 @@ class Answer:
 class Run:
     """A generation under way. Iterating gives deltas that show something and, last, the Answer; closing it cancels.
 
-    What `on_end` was told is called once, with the answer or, where it was not finished, None.
+    `language` is asked for in the end. What `on_end` was told is called once, with the answer or, where it was not
+    finished, None.
     """
 
     def __init__(
         self,
         deltas: DeltaStream,
         written: Prompt,
-        language: Language,
+        language: Callable[[], Language],
         model: str,
         clock: Clock,
         call: Call,
@@ -113,7 +114,7 @@ class Run:
             sources=tuple(Source(passage, place in found.cited) for place, passage in enumerate(self.passages)),
             grounded=found.grounded,
             grounding_score=found.score,
-            language=self._language,
+            language=self._language(),
             model=self.model,
             finish_reason=reason,
             prompt_tokens=len(self._written.ids),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -65,3 +68,23 @@ def test_ping_says_that_the_container_is_stopping(boot: Boot[Pipeline]) -> None:
     with pytest.raises(Draining):
         boot.loaded()
     boot.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities are of whole processes")
+def test_threads_that_loading_starts_let_those_go_first_that_answer(pipeline: Pipeline) -> None:
+    found: list[int] = []
+
+    def note() -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def load(_on_phase: Callable[[str], None]) -> Pipeline:
+        computes = threading.Thread(target=note)
+        computes.start()
+        computes.join()
+        return pipeline
+
+    boot = Boot(load)
+    boot.start()
+    boot.join()
+    note()
+    assert found[0] > found[1]

@@ -64,6 +64,13 @@ def test_messages_go_through_the_model_s_chat_template(generator: TextGenerator)
     assert ids == byte_tokenizer().encode("<system>s<user>ção").ids
 
 
+def test_a_template_that_only_transformers_reads_is_left_to_it(tmp_path: Path) -> None:
+    template = "{% for message in messages %}{% generation %}{{ message.content }}!{% endgeneration %}{% endfor %}"
+    generator = load(save_model(tmp_path, template=template))
+    assert generator.encode([Message("user", "Olá")]) == byte_tokenizer().encode("Olá!").ids
+    generator.close()
+
+
 def test_without_a_template_the_contents_are_paragraphs(tmp_path: Path) -> None:
     generator = load(save_model(tmp_path))
     try:

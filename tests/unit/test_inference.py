@@ -137,6 +137,21 @@ def test_the_generate_mode_asks_the_model_without_passages(client: FlaskClient, 
     assert [message.content for message in generator.asked[0][0]] == ["Conte algo"]
 
 
+def test_the_generate_mode_does_not_wait_for_the_question_s_language(
+    client: FlaskClient, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_before: list[int] = []
+
+    def detect(_text: str) -> str:
+        asked_before.append(len(generator.asked))
+        return "en"
+
+    monkeypatch.setattr("rag.pipeline.detect_language", detect)
+    reply = client.post("/invocations", json={"query": "Once upon a time", "mode": "generate"})
+    assert reply.get_json()["language"] == "en"
+    assert asked_before == [1]
+
+
 def test_the_embed_mode_gives_a_vector_a_text(client: FlaskClient) -> None:
     document = ask(client, {"query": ["a", "b"], "mode": "embed"}).get_json()
     assert (len(document["embeddings"]), document["dimension"], document["model"]) == (2, 8, "fake-embedder")

@@ -397,9 +397,9 @@ def test_the_published_tokenizer_encodes_here_as_the_model_does_there() -> None:
         there = TextGenerator("rag-tiny", tokenizer, engine)
         published = there.published_tokenizer()
         assert published is not None
-        here = ChatTokenizer(hops.read(hops.TOKENIZER, hops.write(hops.TOKENIZER, published)))
+        here = ChatTokenizer.read(hops.read(hops.TOKENIZER, hops.write(hops.TOKENIZER, published)))
         for messages in (conversation, conversation[1:2]):
-            assert here.encode(messages) == there.encode(messages)
+            assert here.encode(messages) == there.encode(messages) == there._encode(messages)
 
 
 def test_a_template_that_means_something_else_here_is_left_to_the_service(fake: FakeGenerator) -> None:
