@@ -36,9 +36,9 @@ from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.embedding_store import EmbeddingStore, embed_texts
 from rag.fusion import Fusion
 from rag.index import indexed_text
-from rag.language import detect_language
 from rag.lexical import LexicalIndex
 from rag.seams import Language
+from training.squad import read_squad
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _FOLDS = 5
@@ -55,18 +55,6 @@ class Asked:
     text: str
     document: str
     article: str
-
-
-def read_squad(path: Path) -> tuple[list[Document], dict[str, list[Asked]]]:
-    """Each paragraph a document without a title, and the questions by the file's name."""
-    documents: list[Document] = []
-    asked: list[Asked] = []
-    for number, article in enumerate(json.loads(path.read_text(encoding="utf-8"))["data"]):
-        for paragraph in article["paragraphs"]:
-            name, text = f"paragraph {len(documents)}", paragraph["context"]
-            documents.append(Document(name, "", text, {"language": detect_language(text), "source": name}))
-            asked += [Asked(qa["question"], name, str(number)) for qa in paragraph["qas"]]
-    return documents, {path.name: asked}
 
 
 def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Asked]]]:
@@ -246,7 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapter", type=Path, help="a directory that training.train_adapter wrote")
     parser.add_argument("--embeddings", type=Path, help="a directory that keeps vectors for the next run")
     options = parser.parse_args(arguments)
-    documents, groups = read_corpus(options.documents) if options.documents else read_squad(options.squad)
+    if options.documents:
+        documents, groups = read_corpus(options.documents)
+    else:
+        documents, asked = read_squad(options.squad)
+        groups = {options.squad.name: [Asked(question.text, question.document, question.article) for question in asked]}
     embedder: LocalEmbedder = SentenceTransformerEmbedder.load(options.embedding_model)
     if options.adapter is not None:
         embedder = load_adapter(options.adapter, embedder)

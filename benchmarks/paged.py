@@ -37,7 +37,7 @@ from rag.seams import Sampling
 from rag.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-_MODEL = ROOT / "build" / "benchmarks" / f"smol135-{smol_checkpoint.LAYERS}"
+MODEL = ROOT / "build" / "benchmarks" / f"smol135-{smol_checkpoint.LAYERS}"
 _SESSIONS = 16
 _JSON = {"Content-Type": "application/json"}
 
@@ -53,7 +53,7 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
     plan = make_plan(_settings(backend, context))
     phases.append(("loading the LLM", time.perf_counter()))
     generator = load_generator(
-        str(_MODEL),
+        str(MODEL),
         dtype="float32",
         device="cpu",
         context_tokens=context,
@@ -68,7 +68,7 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
 
 
 def _settings(backend: Literal["openvino", "torch"], context: int) -> Settings:
-    fixed = {"LLM": str(_MODEL), "CONTEXT": str(context), "CONCURRENCY": str(_SESSIONS), "DEVICE": "cpu"}
+    fixed = {"LLM": str(MODEL), "CONTEXT": str(context), "CONCURRENCY": str(_SESSIONS), "DEVICE": "cpu"}
     return Settings.from_environment({**os.environ, **fixed, "BACKEND": backend})
 
 
@@ -187,7 +187,7 @@ def memory() -> dict[str, Any]:
 def served_memory() -> dict[str, Any]:
     """MiB resident of the whole container, mapped files included: the most at the start, under load, and the plan."""
     drawn = random.Random(5)
-    fixed = {"LLM": str(_MODEL), "CONTEXT": "1024", "CONCURRENCY": str(_SESSIONS), "DEADLINE_S": "300"}
+    fixed = {"LLM": str(MODEL), "CONTEXT": "1024", "CONCURRENCY": str(_SESSIONS), "DEADLINE_S": "300"}
     prompts = [" ".join(map(smol_checkpoint.word, random_prompt(drawn, 900))) for _ in range(_SESSIONS)]
 
     def generate(prompt: str) -> int:
@@ -317,7 +317,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="default: all")
     chosen = parser.parse_args().sections or list(SECTIONS)
-    smol_checkpoint.make(_MODEL)  # here, so that it weighs in no section's process
+    smol_checkpoint.make(MODEL)  # here, so that it weighs in no section's process
     console, found = Console(stderr=True), {}
     for name in chosen:
         console.print(f"[dim]{(SECTIONS[name].__doc__ or '').strip()}[/dim]")

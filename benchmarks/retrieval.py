@@ -2,6 +2,7 @@
 
     python -m benchmarks.retrieval SQUAD.json                  paragraphs and questions of a file in SQuAD's format
     python -m benchmarks.retrieval --documents corpus          the questions of benchmarks/questions.jsonl, by language
+    python -m benchmarks.retrieval … --adapter build/adapter   beside them the same with an adapter
 
 Documents are cut, indexed and searched as the server does it. A document's score is its best chunk's. Prints recall@1,
 recall@5 and the mean reciprocal rank (MRR), the time one question takes, and for the questions without an answer how
@@ -16,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,8 @@ from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import RagError
 from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
 from rag.index import Index, build_index, indexed_text
-from rag.language import detect_language
 from rag.retrieval import HybridRetriever
+from training.squad import read_squad
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _RRF_CONSTANT = 60  # Cormack, Clarke and Büttcher, SIGIR 2009
@@ -66,24 +67,11 @@ class Quality:
         return cls(float(np.mean(found == 1)), float(np.mean(found <= 5)), float(np.mean(1 / found)))
 
 
-def read_squad(path: Path) -> tuple[list[Document], dict[str, list[Question]]]:
-    """Each paragraph a document, and the questions by the file's name."""
-    documents: list[Document] = []
-    questions: list[Question] = []
-    for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
-        for paragraph in article["paragraphs"]:
-            name, text = f"paragraph {len(documents)}", paragraph["context"]
-            # No title: it would tell which article a paragraph is from, which is half the question.
-            documents.append(Document(name, "", text, {"language": detect_language(text), "source": name}))
-            questions += [Question(asked["question"], name) for asked in paragraph["qas"]]
-    return documents, {path.name: questions}
-
-
-def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Question]]]:
-    """The folder's documents, and the project's questions by language."""
+def read_corpus(folder: Path, questions: Path) -> tuple[list[Document], dict[str, list[Question]]]:
+    """The folder's documents, and the questions over them by language."""
     documents = read_folder(folder).documents
     groups: dict[str, list[Question]] = {}
-    for line in _QUESTIONS.read_text(encoding="utf-8").splitlines():
+    for line in questions.read_text(encoding="utf-8").splitlines():
         asked = json.loads(line)
         # A line of a .jsonl file is named after its file and its id; the index knows it by the id.
         document = asked["source"] and asked["source"].rpartition("#")[2]
@@ -146,18 +134,25 @@ def reciprocal_ranks(scores: Scores) -> Scores:
     return np.float32(1) / (_RRF_CONSTANT + ranks)
 
 
-def measure(bench: Bench, name: str, questions: Sequence[Question], console: Console) -> dict[str, object]:
-    """Print one group's table; the figures in it."""
-    ranks: dict[str, list[int]] = {"BM25": [], "vectors": [], "RRF": [], "weighted": []}
+def measure(
+    benches: Mapping[str, Bench], name: str, questions: Sequence[Question], console: Console
+) -> dict[str, object]:
+    """Print one group's table; the figures in it. A bench's key is added to the names of its rankings.
+
+    Time and scores are the last bench's.
+    """
+    ranks: dict[str, list[int]] = {}
     best: dict[bool, list[float]] = {True: [], False: []}
     seconds = []
     for question in tqdm(questions, desc=name, unit="question"):
+        for added, bench in benches.items():
+            if question.document is not None:
+                for way, rank in bench.ranks(question).items():
+                    if not added or way in ("vectors", "weighted"):  # what an adapter can change
+                        ranks.setdefault(way + added, []).append(rank)
         score, took_s = bench.best_score(question.text)
         seconds.append(took_s)
         best[question.document is not None].append(score)
-        if question.document is not None:
-            for way, rank in bench.ranks(question).items():
-                ranks[way].append(rank)
     qualities = {way: Quality.of(found) for way, found in ranks.items()}
     table = Table(title=f"{name}: {len(best[True])} questions, {bench.passages} passages")
     for heading in ("ranking", "recall@1", "recall@5", "MRR"):
@@ -187,24 +182,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("squad", nargs="?", type=Path, help="a file in SQuAD's format")
-    source.add_argument("--documents", type=Path, help="a folder, asked the questions of benchmarks/questions.jsonl")
+    source.add_argument("--documents", type=Path, help="a folder, asked the questions of --questions")
+    parser.add_argument(
+        "--questions", type=Path, default=_QUESTIONS, help="as in benchmarks/questions.jsonl, the default"
+    )
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
     parser.add_argument("--adapter", type=Path, help="a directory that training.train_adapter wrote")
     options = parser.parse_args(arguments)
-    documents, groups = read_corpus(options.documents) if options.documents else read_squad(options.squad)
+    if options.documents:
+        documents, groups = read_corpus(options.documents, options.questions)
+    else:
+        documents, asked = read_squad(options.squad)
+        groups = {options.squad.name: [Question(question.text, question.document) for question in asked]}
     console = Console()
     try:
-        embedder: LocalEmbedder = SentenceTransformerEmbedder.load(options.embedding_model)
-        if options.adapter is not None:
-            embedder = load_adapter(options.adapter, embedder)
+        embedder = SentenceTransformerEmbedder.load(options.embedding_model)
+        adapted = None if options.adapter is None else load_adapter(options.adapter, embedder)
     except RagError as error:
         console.print(f"error: {error.message}")
         return 2
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(documents, embedder, Path(directory) / "index")
-        figures = {name: measure(bench, name, questions, console) for name, questions in groups.items()}
+        benches = {"": Bench(documents, embedder, Path(directory) / "index")}
+        if adapted is not None:
+            benches[" + adapter"] = Bench(documents, adapted, Path(directory) / "adapted")
+        figures = {name: measure(benches, name, questions, console) for name, questions in groups.items()}
     embedder.close()
-    print(json.dumps({"embedder": embedder.name, "passages": bench.passages, "groups": figures}, ensure_ascii=False))
+    print(
+        json.dumps({"embedder": embedder.name, "passages": benches[""].passages, "groups": figures}, ensure_ascii=False)
+    )
     return 0
 
 

@@ -18,6 +18,8 @@ VOCABULARY = 49_152
 CONTEXT_TOKENS = 2048
 LAYERS = 30
 _HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM, _FEED_FORWARD = 576, 9, 3, 64, 1536
+# Weights of the layers' matrices: queries and outputs, keys and values, the feed-forward's three.
+LINEAR_PARAMETERS = LAYERS * _HIDDEN * (2 * _HEADS * _HEAD_DIM + 2 * _KV_HEADS * _HEAD_DIM + 3 * _FEED_FORWARD)
 _THETA, _EPSILON = 10_000.0, 1e-5
 _GGUF_NAMES = {
     "input_layernorm": "attn_norm",

@@ -45,13 +45,23 @@ _PER_THREAD = threading.local()  # a Stemmer keeps a buffer between calls
 
 def fold(text: str) -> str:
     """Lower case without accents: "Ação" and "acao" are the same word to whoever types in a hurry."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
+    return unicodedata.normalize("NFKD", text.casefold()).translate(_marks())
+
+
+@cache
+def _marks() -> dict[int, None]:
+    """For str.translate: drops what combines with the letter before it. The last such mark is U+1E94A."""
+    return dict.fromkeys(code for code in range(0x300, 0x1F000) if unicodedata.combining(chr(code)))
 
 
 def terms(text: str, language: Language) -> list[str]:
     """What is indexed of `text`: its words, folded and stemmed, without the stop words of both languages."""
-    found = words(text)
+    return stems(words(text), language)
+
+
+def stems(folded: Sequence[str], language: Language) -> list[str]:
+    """The stem of each of the words."""
+    found = list(folded)
     if language == "pt":
         found = [_NASAL_ENDING.sub(lambda ending: "ção" if ending[1] else "ão", word) for word in found]
     return [fold(stem) for stem in _stemmer(language).stemWords(found)]

@@ -29,6 +29,7 @@ from rag.sessions import Sessions
 from rag.settings import Settings
 
 if TYPE_CHECKING:
+    from rag.adapter import LocalEmbedder
     from rag.engine import Engine
     from rag.generation import TextGenerator
 
@@ -121,24 +122,29 @@ def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tu
     return device, threads, _context_bytes(device)
 
 
-def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], None]) -> Retrieval:
-    from rag.adapter import LocalEmbedder, load_adapter
+def load_embedder(settings: Settings, device: str) -> LocalEmbedder:
+    """The embedder that the settings name, with its adapter. Raises ModelRefused."""
+    from rag.adapter import load_adapter
     from rag.embedding import SentenceTransformerEmbedder
-    from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
-    from rag.index import Index
-    from rag.reranking import CrossEncoderReranker
-    from rag.retrieval import HybridRetriever
 
-    on_phase("loading the embedder")
-    embedder: LocalEmbedder = SentenceTransformerEmbedder.load(
+    embedder = SentenceTransformerEmbedder.load(
         settings.embedding_model,
         device=device,
         query_prefix=settings.query_prefix,
         passage_prefix=settings.passage_prefix,
         trust_remote_code=settings.trust_remote_code,
     )
-    if settings.adapter:
-        embedder = load_adapter(Path(settings.adapter), embedder)
+    return load_adapter(Path(settings.adapter), embedder) if settings.adapter else embedder
+
+
+def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], None]) -> Retrieval:
+    from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
+    from rag.index import Index
+    from rag.reranking import CrossEncoderReranker
+    from rag.retrieval import HybridRetriever
+
+    on_phase("loading the embedder")
+    embedder = load_embedder(settings, device)
     on_phase("loading the index")
     index = Index.load(Path(settings.index), embedder)
     reranker = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from random import Random
 from typing import TypeAlias
 
 from rag.documents import read_folder
+from rag.seams import Language
 from training import lexicon
 from training.exercise import Exercise, Question, passage
-from training.prose import Document, nearest
+from training.prose import Document, nearest, split_sentences
+from training.squad import read_squad
 
 # A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
 FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Brasil", "Capitais de estados brasileiros")
@@ -143,6 +146,31 @@ def read_questions(path: Path, folder: Path) -> Asked:
         answer = row["answer"] if "answer" in row else row["answers"][0]
         asked.setdefault(titles[row["source"]], []).append(Question(row["question"], answer, row["language"]))
     return asked
+
+
+def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
+    """The same from a file in SQuAD's format, with its paragraphs. Those of one article are told apart by a number.
+
+    Of several reference answers the first is taken that stands in the paragraph; questions without one are left out.
+    Raises ValueError for another format.
+    """
+    paragraphs, questions = read_squad(path)
+    documents: dict[str, Document] = {}
+    seen: Counter[str] = Counter()
+    for paragraph in paragraphs:
+        article = str(paragraph.metadata["article"])
+        seen[article] += 1
+        title = f"{article}, {seen[article]}" if seen[article] > 1 else article
+        language: Language = "pt" if paragraph.metadata["language"] == "pt" else "en"
+        text = paragraph.text.strip()
+        documents[paragraph.id] = Document(title, text, split_sentences(text), language)
+    asked: Asked = {}
+    for question in questions:
+        document = documents[question.document]
+        answer = next((answer for answer in question.answers if answer in document.text), None)
+        if answer is not None:
+            asked.setdefault(document.title, []).append(Question(question.text, answer, document.language))
+    return list(documents.values()), asked
 
 
 def held_apart(asked: Asked) -> tuple[Asked, Asked]:

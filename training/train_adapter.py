@@ -33,6 +33,7 @@ from rag.embedding_store import EmbeddingStore, embed_texts
 from rag.errors import InvalidRequest, RagError
 from rag.language import detect_language
 from rag.seams import Language, Vectors
+from training.squad import read_squad
 
 _TEMPERATURE = 0.05
 _PATIENCE_EPOCHS = 10
@@ -63,9 +64,10 @@ class Pairs:
 def read_pairs(path: Path, language: Language) -> Pairs:
     """The pairs whose question is in `language`. Raises InvalidRequest for a file with too few to set some apart."""
     try:
-        text = path.read_text(encoding="utf-8")
-        squad = path.suffix == ".json"
-        rows = _squad(json.loads(text)) if squad else [json.loads(line) for line in text.splitlines() if line]
+        if path.suffix == ".json":
+            rows = _squad(path)
+        else:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         rows = [row for row in rows if row.get("helpful", True) and detect_language(row["question"]) == language]
         passages = {passage: i for i, passage in enumerate(dict.fromkeys(row["passage"] for row in rows))}
         names = {name: i for i, name in enumerate(dict.fromkeys(row.get("group", row["passage"]) for row in rows))}
@@ -80,13 +82,10 @@ def read_pairs(path: Path, language: Language) -> Pairs:
     return Pairs([row["question"] for row in rows], list(passages), answers, groups)
 
 
-def _squad(content: Any) -> list[dict[str, Any]]:
-    return [
-        {"question": asked["question"], "passage": paragraph["context"], "group": str(number)}
-        for number, article in enumerate(content["data"])
-        for paragraph in article["paragraphs"]
-        for asked in paragraph["qas"]
-    ]
+def _squad(path: Path) -> list[dict[str, Any]]:
+    documents, questions = read_squad(path)
+    texts = {document.id: document.text for document in documents}
+    return [{"question": asked.text, "passage": texts[asked.document], "group": asked.article} for asked in questions]
 
 
 def train(

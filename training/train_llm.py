@@ -1,6 +1,7 @@
 """Trains the small LLM that ships with the project: it answers from given passages, in Portuguese and English.
 
     python -m training.train_llm --tokens 12_000_000 --output models/rag-tiny
+    python -m training.train_llm --squad train.json      # with a file of questions and answers in SQuAD's format
     python -m training.train_llm --resume                # goes on where the last checkpoint stands
 
 The curriculum and the learning rate follow the tokens read, so the result depends on the seed and the plan, not on the
@@ -25,7 +26,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.corpus_questions import QUESTIONS, exam, held_apart, read_questions
+from training.corpus_questions import QUESTIONS, exam, held_apart, read_questions, read_squad_questions
 from training.curriculum import STAGES, Curriculum, tokenizer_texts
 from training.exercise import Exercise
 from training.induction import ROPE_THETA, start_with_induction_heads
@@ -48,6 +49,7 @@ class Options:
     work: Path = ROOT / "build" / "training"
     corpus: Path = ROOT / "corpus"
     questions: Path = QUESTIONS
+    squad: Path | None = None
     seed: int = 1
     tokens: int = 12_000_000
     decay_tokens: int = 3_000_000
@@ -120,6 +122,10 @@ class Training:
         self.state = State()
         torch.set_num_threads(options.threads)
         documents = read_corpus(options.corpus)
+        asked = read_questions(options.questions, options.corpus) if documents else {}
+        if options.squad is not None:
+            paragraphs, more = read_squad_questions(options.squad)
+            documents, asked = documents + paragraphs, asked | more
         options.work.mkdir(parents=True, exist_ok=True)
         if options.resume:
             self.tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
@@ -129,7 +135,6 @@ class Training:
             texts = tokenizer_texts(Random(f"{options.seed}:tokenizer"), documents, options.tokenizer_exercises)
             self.tokenizer = train_tokenizer(texts, options.vocabulary, 2048)
             self.tokenizer.save_pretrained(options.work / "tokenizer")
-        asked = read_questions(options.questions, options.corpus) if documents else {}
         asked, examined = held_apart(asked)
         self.curriculum = Curriculum(documents, self.tokenizer, asked)
         self.model = build_model(options)
@@ -360,7 +365,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         if isinstance(default, bool):
             parser.add_argument(flag, action="store_true")
         else:
-            parser.add_argument(flag, type=type(default) if not isinstance(default, Path) else Path, default=default)
+            kind = Path if default is None or isinstance(default, Path) else type(default)
+            parser.add_argument(flag, type=kind, default=default)
     return Options(**vars(parser.parse_args(arguments)))
 
 

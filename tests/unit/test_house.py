@@ -70,6 +70,7 @@ STOREYS = [
         "chat_tokenizer",
         "checkpoint",
         "circuit",
+        "claims",
         "conformance",
         "embedding_store",
         "index_store",
