@@ -100,11 +100,11 @@ def content(text: str) -> list[Term]:
     """The terms of a plain text that claim something. A capital makes a name, but for the first word's."""
     found = []
     for place, raw in enumerate(_WORD.findall(text)):
-        (word,) = words(raw) or [""]
-        if word and word not in _STOP_WORDS and word not in _NEGATIONS:
-            capital = raw[0].isupper() and word == fold(raw)
-            has_digit = any(character.isdigit() for character in word)
-            found.append(Term(word, capital, has_digit or (capital and place > 0)))
+        for word in words(raw):  # nearly always one; "½" is 1 and 2
+            if word not in _STOP_WORDS and word not in _NEGATIONS:
+                capital = raw[0].isupper() and word == fold(raw)
+                has_digit = any(character.isdigit() for character in word)
+                found.append(Term(word, capital, has_digit or (capital and place > 0)))
     return found
 
 
@@ -117,11 +117,9 @@ def clauses(text: str, least: int = 1) -> list[str]:
         if len(content(held)) >= least:
             pieces.append(held)
             held = ""
-    if held and pieces:
+    if pieces and held:
         pieces[-1] += f" {held}"
-    elif held:
-        pieces.append(held)
-    return pieces
+    return pieces or [held]
 
 
 def sentences(text: str) -> list[str]:

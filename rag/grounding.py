@@ -32,7 +32,10 @@ _LEAD_IN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """`cited` are positions in the list of passages. `score` is the support of the least supported clause, 0 to 1."""
+    """`cited` are positions in the list of passages; `score` is the mean support of the answer's clauses, 0 to 1.
+
+    Grounded is an answer of which every clause is.
+    """
 
     grounded: bool
     score: float
@@ -57,12 +60,13 @@ def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
     whole = [min(shares) for shares in zip(*support, strict=True)]
     if max(whole) >= _SUPPORT:  # one passage says it all
         support = [whole]
-    score = min(map(max, support))
+    best = [max(shares) for shares in support]
     supporting = {
         place for shares in support for place, share in enumerate(shares) if share >= _SUPPORT and share == max(shares)
     }
-    grounded = score >= _SUPPORT
-    return Grounding(grounded, round(score, 3), frozenset(marked | supporting) if grounded else frozenset(marked))
+    grounded = min(best) >= _SUPPORT
+    cited = frozenset(marked | supporting) if grounded else frozenset(marked)
+    return Grounding(grounded, round(sum(best) / len(best), 3), cited)
 
 
 class _Read:

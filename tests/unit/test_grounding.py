@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rag.grounding import ground
 from rag.seams import Passage
@@ -93,3 +95,11 @@ def test_a_marker_cites_only_a_passage_that_exists() -> None:
 
 def test_without_passages_nothing_is_grounded() -> None:
     assert not ground("Brasília", []).grounded
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80) | st.from_regex(r"(\w{1,5}[ ,.;0-9½/ªº-]{1,4}){1,9}"), st.text(max_size=80))
+def test_no_text_breaks_the_check(answer: str, text: str) -> None:
+    found = ground(answer, [Passage("x", "", text, 1.0), Passage("y", "Brasil", f"{answer} {text}", 1.0)])
+    assert 0 <= found.score <= 1
+    assert found.cited <= {0, 1}
