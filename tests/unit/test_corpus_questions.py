@@ -16,6 +16,7 @@ from training.corpus_questions import (
     CorpusQuestions,
     held_apart,
     read_questions,
+    read_squad_questions,
     renamed,
     reworded,
 )
@@ -55,6 +56,31 @@ def test_none_is_worded_nearly_as_a_question_of_the_evaluation() -> None:
         for question in questions:
             content = _content(question.text)
             assert all(len(content & other) < 0.6 * len(content | other) for other in evaluated), question.text
+
+
+def test_public_questions_are_exercises_like_the_corpus_s(tmp_path: Path) -> None:
+    first, second = "Roma foi fundada por Rômulo. Fica na Itália.", "O rio de Roma é o Tibre."
+    asked = [
+        {"question": "Quem fundou Roma?", "answers": [{"text": "rei Rômulo"}, {"text": "Rômulo"}]},
+        {"question": "Quem fundou Londres?", "answers": [], "is_impossible": True},
+    ]
+    river = [{"question": "Qual é o rio de Roma?", "answers": [{"text": "Tibre"}]}]
+    paragraphs = [{"context": first, "qas": asked}, {"context": second, "qas": river}]
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"title": "Roma_antiga", "paragraphs": paragraphs}]}), encoding="utf-8")
+    documents, questions = read_squad_questions(path)
+    assert [(document.title, len(document.sentences)) for document in documents] == [
+        ("Roma antiga", 2),
+        ("Roma antiga, 2", 1),
+    ]
+    assert [(title, [q.answer for q in found]) for title, found in questions.items()] == [
+        ("Roma antiga", ["Rômulo"]),
+        ("Roma antiga, 2", ["Tibre"]),
+    ]
+    drawn = CorpusQuestions(documents, questions, nearest(documents, 2))
+    exercise = drawn.exercise(Random(1), passages=2, whole=True)
+    together = "\n".join(shown.text for shown in exercise.passages)
+    assert all(question.answer in together for question in exercise.questions if question.answer)
 
 
 def test_one_question_in_thirty_is_held_apart() -> None:
