@@ -6,6 +6,7 @@ that has died is started over, once, and sessions that have expired are closed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -195,4 +196,5 @@ def _give_way() -> None:
     Without it the kernel lets a computing thread finish its turn, a millisecond, before one that was just woken runs.
     """
     if sys.platform == "linux":  # elsewhere priorities are of whole processes
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and all works without
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
