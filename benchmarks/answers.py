@@ -32,6 +32,7 @@ from tqdm import tqdm
 from benchmarks.agreement import contains, exact, f1
 from benchmarks.load import percentile
 from benchmarks.process import ROOT
+from benchmarks.squad import read_squad
 from rag.build_index import build
 from rag.documents import Folder
 from rag.errors import RagError
@@ -42,7 +43,6 @@ from rag.run import Answer
 from rag.schema import Ask
 from rag.seams import Language, Passage, Sampling
 from rag.settings import Settings
-from training.squad import read_squad
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _REFUSALS = frozenset(NOT_IN_PASSAGES.values())

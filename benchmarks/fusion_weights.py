@@ -27,6 +27,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.retrieval import Quality, Scores, reciprocal_ranks
+from benchmarks.squad import read_squad
 from rag import lexical
 from rag.adapter import LocalEmbedder, load_adapter
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
@@ -38,7 +39,6 @@ from rag.fusion import Fusion
 from rag.index import indexed_text
 from rag.lexical import LexicalIndex
 from rag.seams import Language
-from training.squad import read_squad
 
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _FOLDS = 5

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.squad import read_squad
 from rag.adapter import LocalEmbedder, load_adapter
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
 from rag.chunking import Chunker
@@ -36,7 +37,6 @@ from rag.errors import RagError
 from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
 from rag.index import Index, build_index, indexed_text
 from rag.retrieval import HybridRetriever
-from training.squad import read_squad
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _RRF_CONSTANT = 60  # Cormack, Clarke and Büttcher, SIGIR 2009
@@ -141,6 +141,7 @@ def measure(
 
     Time and scores are the last bench's.
     """
+    *_, served = benches.values()
     ranks: dict[str, list[int]] = {}
     best: dict[bool, list[float]] = {True: [], False: []}
     seconds = []
@@ -150,11 +151,11 @@ def measure(
                 for way, rank in bench.ranks(question).items():
                     if not added or way in ("vectors", "weighted"):  # what an adapter can change
                         ranks.setdefault(way + added, []).append(rank)
-        score, took_s = bench.best_score(question.text)
+        score, took_s = served.best_score(question.text)
         seconds.append(took_s)
         best[question.document is not None].append(score)
     qualities = {way: Quality.of(found) for way, found in ranks.items()}
-    table = Table(title=f"{name}: {len(best[True])} questions, {bench.passages} passages")
+    table = Table(title=f"{name}: {len(best[True])} questions, {served.passages} passages")
     for heading in ("ranking", "recall@1", "recall@5", "MRR"):
         table.add_column(heading, justify="left" if heading == "ranking" else "right")
     for way, quality in qualities.items():

@@ -51,9 +51,9 @@ class ChatTokenizer:
     """Encodes as transformers does. Raises ValueError for a tokenizer or a template that can't be read here."""
 
     def __init__(self, tokenizer: Tokenizer, chat_template: str | None, special_tokens: Mapping[str, Any]) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         try:
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
             self._template = None if chat_template is None else _environment().from_string(chat_template)
         except TemplateError as error:
             raise ValueError(f"a chat template that can't be read: {error}") from error

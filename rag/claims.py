@@ -38,7 +38,7 @@ _MONTHS = (
     ("june", "junho"), ("july", "julho"), ("august", "agosto"), ("september", "setembro"), ("october", "outubro"),
     ("november", "novembro"), ("december", "dezembro"),
 )  # fmt: skip
-_MONTH_NAMES = {name: english for names in _MONTHS for english in names[:1] for name in names}
+_MONTH_NAMES = {name: names[0] for names in _MONTHS for name in names}
 # Not "um" and "one": they are articles and pronouns more often.
 _COUNTED = (
     "dois duas two", "tres three", "quatro four", "cinco five", "seis six", "sete seven", "oito eight", "nove nine",
@@ -56,7 +56,7 @@ _SCALED = re.compile(
 )
 _DATE = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{4})\b")
 _ISO_DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
-_GROUPED = re.compile(r"(?<![\w.,])(\d{1,3}(?:([.,\u00a0\u202f])\d{3})(?:\2\d{3})*)(?:[.,](\d{1,2}))?(?!\d)")
+_GROUPED = re.compile(r"(?<![\w.,])(\d{1,3}([.,\u00a0\u202f])\d{3}(?:\2\d{3})*)(?:[.,](\d{1,2}))?(?!\d)")
 _ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th|º|ª)(?!\w)")
 
 

@@ -26,7 +26,7 @@ from rag.seams import FinishReason, Sampling
 _log = logging.getLogger(__name__)
 
 _LONGEST_LEASE_WAIT_S = 5.0
-_LET_GO_S = 50e-6
+_LET_GO_S = 50e-6  # a sleep just long enough to hand the interpreter over
 
 
 @dataclass(frozen=True, slots=True)

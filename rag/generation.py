@@ -58,7 +58,7 @@ class TextGenerator:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """By the chat template where there is one, else the contents a paragraph each."""
-        return self._encode(messages) if self._chat is None else self._chat.encode(messages)
+        return self._encode_by_transformers(messages) if self._chat is None else self._chat.encode(messages)
 
     def published_tokenizer(self) -> PublishedTokenizer | None:
         """What another process needs to encode the same way; None for a tokenizer with several chat templates."""
@@ -69,8 +69,8 @@ class TextGenerator:
             self._tokenizer.backend_tokenizer.to_str(), template, dict(self._tokenizer.special_tokens_map)
         )
 
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        """As transformers does it."""
+    def _encode_by_transformers(self, messages: Sequence[Message]) -> list[int]:
+        """What every other way must agree with."""
         if self._tokenizer.chat_template is None:
             text = "\n\n".join(message.content for message in messages) + "\n\n"
             return list(self._tokenizer(text)["input_ids"])
@@ -87,7 +87,7 @@ class TextGenerator:
             return None
         try:
             chat = ChatTokenizer(self._tokenizer.backend_tokenizer, template, self._tokenizer.special_tokens_map)
-            return chat if chat.encodes_as(self._encode) else None
+            return chat if chat.encodes_as(self._encode_by_transformers) else None
         except Exception as error:  # a template that is not for this sandbox, or that knows no system
             _log.info("prompts are encoded by transformers: %s", error)
             return None

@@ -17,12 +17,12 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
+from benchmarks.squad import read_squad
 from rag.documents import read_folder
 from rag.seams import Language
 from training import lexicon
 from training.exercise import Exercise, Question, passage
 from training.prose import Document, nearest, split_sentences
-from training.squad import read_squad
 
 # A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
 FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Brasil", "Capitais de estados brasileiros")

@@ -9,12 +9,12 @@ import pytest
 
 from benchmarks.agreement import contains, exact, f1
 from benchmarks.answers import Outcome, Question, ask_all, by_language, main, read_questions
+from benchmarks.squad import read_squad
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_IN_PASSAGES
 from rag.settings import Settings
 from tests.fakes import FakeGenerator, fake_pipeline
 from tests.unit.words_embedder import WordsEmbedder
-from training.squad import read_squad
 
 CAPITAL = Question("Qual a capital do Brasil?", "pt", ("Brasília",), "pt/brasilia.md")
 ELSEWHERE = Question("Where is the capital?", "en", ("in Brasília",), "en/glossary.jsonl#en/nothing.md")
