@@ -16,10 +16,14 @@ class SquadQuestion:
     """A question, its reference answers (none: its paragraph doesn't tell), and where it was asked."""
 
     text: str
-    language: Language
     answers: tuple[str, ...]
     document: str
     article: str
+
+    @property
+    def language(self) -> Language:
+        """Detected anew each time, which takes milliseconds: a file may hold thousands whose language nobody asks."""
+        return detect_language(self.text)
 
 
 def read_squad(path: Path) -> tuple[list[Document], list[SquadQuestion]]:
@@ -41,10 +45,7 @@ def read_squad(path: Path) -> tuple[list[Document], list[SquadQuestion]]:
                 for asked in paragraph["qas"]:
                     told = [] if asked.get("is_impossible") else asked.get("answers", [])
                     answers = tuple(dict.fromkeys(answer["text"] for answer in told))
-                    language = detect_language(asked["question"])
-                    questions.append(
-                        SquadQuestion(asked["question"], language, answers, documents[text].id, str(number))
-                    )
+                    questions.append(SquadQuestion(asked["question"], answers, documents[text].id, str(number)))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not in SQuAD's format: {error!r}") from None
     return list(documents.values()), questions

@@ -1,8 +1,9 @@
-"""Questions written over the shipped corpus, as exercises in the shape of serving.
+"""Questions written over the shipped corpus and over other texts, as exercises in the shape of serving.
 
 `corpus_questions.jsonl` holds {question, answer, source, language} a line; the answer stands in the source word for
 word. None of them is worded nearly as a question of benchmarks/questions.jsonl, which stays apart for the evaluation;
-many of the facts are the same.
+many of the facts are the same. `reading.json`, in SQuAD's format, has short texts of every kind, most of their names
+and numbers invented, so that reading is learnt where nothing can be known.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from rag.documents import read_folder
 from rag.seams import Language
 from training import lexicon
 from training.exercise import Exercise, Question, passage
+from training.facts import LANGUAGES
 from training.prose import Document, nearest, split_sentences
 
 # A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
 FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Brasil", "Capitais de estados brasileiros")
 QUESTIONS = Path(__file__).parent / "corpus_questions.jsonl"
+READING = Path(__file__).parent / "reading.json"
 
 
 Asked: TypeAlias = dict[str, list[Question]]
-"""Questions by the title of the document that answers them."""
+"""Questions by the title of the document that they are asked of; one without an answer is not answered there."""
+Texts: TypeAlias = tuple[Sequence[Document], Asked]
 
 # An answer that invented words can stand for: a name, or a number with no more than its unit.
 _NAME = re.compile(r"[A-ZÀ-Ú][\w'-]+(?: (?:(?:de|da|do|dos|of|van) )?[A-ZÀ-Ú][\w'-]+)*")
@@ -44,15 +48,20 @@ class CorpusQuestions:
         self._by_title = {document.title: document for document in documents}
         self._nearest = beside
         self._asked = asked
-        self._first = [title for title in FIRST_ASKED if title in asked] or sorted(asked)
+        self._all = sorted(asked)
+        self._titles = {
+            language: sorted(title for title in asked if self._by_title[title].language == language)
+            for language in LANGUAGES
+        }
+        self._first = [title for title in FIRST_ASKED if title in asked]
 
     def exercise(self, rng: Random, *, passages: int, whole: bool) -> Exercise:
         """A document, mostly first as a retriever would have it, near ones beside it, and questions over the former.
 
         Unless `whole`, documents are cut to a few sentences and questions to what those answer.
         """
-        first = rng.random() < 0.08
-        title = rng.choice(self._first if first else sorted(self._asked))
+        first = bool(self._first) and rng.random() < 0.08
+        title = rng.choice(self._first if first else self._all)
         language = self._by_title[title].language
         beside = self._beside(rng, title, passages - 1)
         if first and rng.random() < 0.6:
@@ -71,11 +80,16 @@ class CorpusQuestions:
         for document in shown:
             mine = self._asked.get(document.title, [])
             answered = [q for q in mine if q.language == language and q.answer and q.answer in document.text]
-            questions += rng.sample(answered, min(8 if document.title == title else 3, len(answered)))
-        if rng.random() < 0.6 or not questions:
-            strangers = [q for other in sorted(self._asked) if other not in titles for q in self._asked[other]]
-            strange = [q for q in strangers if q.language == language and q.answer and q.answer not in together]
-            questions += [replace(question, answer=None) for question in rng.sample(strange, min(2, len(strange)))]
+            questions += rng.sample(answered, min(6 if document.title == title else 1, len(answered)))
+        gaps = [q for q in self._asked[title] if q.answer is None]
+        if gaps and rng.random() < 0.5:
+            questions.append(rng.choice(gaps))
+        # And what another document tells, which these don't.
+        others = [other for other in self._titles[language] if other not in titles]
+        if others and (rng.random() < (0.3 if gaps else 0.8) or not questions):
+            asked = self._asked[rng.choice(others)]
+            told = [q for q in asked if q.language == language and q.answer and q.answer not in together]
+            questions += [replace(question, answer=None) for question in told and [rng.choice(told)]]
         exercise = Exercise(
             tuple(passage(document.title, document.text) for document in shown),
             tuple(replace(question, text=reworded(rng, question.text)) for question in questions),
@@ -151,7 +165,7 @@ def read_questions(path: Path, folder: Path) -> Asked:
 def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
     """The same from a file in SQuAD's format, with its paragraphs. Those of one article are told apart by a number.
 
-    Of several reference answers the first is taken that stands in the paragraph; questions without one are left out.
+    Of several reference answers the first is taken that stands in the paragraph; without any it is left out.
     Raises ValueError for another format.
     """
     paragraphs, questions = read_squad(path)
@@ -168,7 +182,7 @@ def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
     for question in questions:
         document = documents[question.document]
         answer = next((answer for answer in question.answers if answer in document.text), None)
-        if answer is not None:
+        if answer is not None or not question.answers:
             asked.setdefault(document.title, []).append(Question(question.text, answer, document.language))
     return list(documents.values()), asked
 
@@ -181,6 +195,19 @@ def held_apart(asked: Asked) -> tuple[Asked, Asked]:
         for question in questions:
             chosen = apart if zlib.crc32(question.text.encode()) % 30 == 0 else trained
             chosen.setdefault(title, []).append(question)
+    return trained, apart
+
+
+def texts_held_apart(texts: Texts) -> tuple[Texts, Texts]:
+    """The texts to train on, with their questions, and one in thirty apart: nothing of them takes part in training."""
+    documents, asked = texts
+    trained: tuple[list[Document], Asked] = ([], {})
+    apart: tuple[list[Document], Asked] = ([], {})
+    for document in documents:
+        kept, questions = apart if zlib.crc32(document.title.encode()) % 30 == 0 else trained
+        kept.append(document)
+        if document.title in asked:
+            questions[document.title] = asked[document.title]
     return trained, apart
 
 

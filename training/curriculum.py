@@ -7,16 +7,16 @@ generator that is given, so what is drawn depends on seed and stage alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from transformers import PreTrainedTokenizerFast
 
 from rag.seams import Language
 from training import facts, lexicon, prose, spans
-from training.corpus_questions import Asked, CorpusQuestions
+from training.corpus_questions import CorpusQuestions, Texts
 from training.exercise import Exercise, Question, passage
-from training.packing import Packed, pack_sequence
+from training.packing import Packed
 from training.prose import Document
 from training.tokenizer import SPECIAL_TOKENS
 
@@ -25,7 +25,8 @@ from training.tokenizer import SPECIAL_TOKENS
 class Stage:
     """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1).
 
-    The shares of bare copying, of spans of prose and of questions over the corpus; generated facts have the rest.
+    The shares of bare copying, of spans of prose, of questions over the corpus and of those over other texts; generated
+    facts have the rest.
     """
 
     passages: int
@@ -33,6 +34,7 @@ class Stage:
     copying_share: float
     prose_share: float
     corpus_share: float
+    reading_share: float
     unanswerable: float
     batch_tokens: int
     loss: float
@@ -40,36 +42,45 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage(1, 1, 0.15, 0.00, 0.00, 0.00, 2048, 0.60, 0.05),
-    Stage(1, 3, 0.10, 0.00, 0.00, 0.00, 2560, 0.60, 0.35),
-    Stage(1, 3, 0.02, 0.02, 0.50, 0.08, 2560, 0.60, 0.50),
-    Stage(2, 3, 0.01, 0.02, 0.62, 0.12, 3072, 0.60, 0.65),
-    Stage(3, 3, 0.00, 0.02, 0.70, 0.13, 3072, 0.00, 2.00),
+    Stage(1, 1, 0.15, 0.00, 0.00, 0.00, 0.00, 2048, 0.60, 0.05),
+    Stage(1, 3, 0.08, 0.05, 0.00, 0.00, 0.05, 3072, 0.50, 0.25),
+    Stage(2, 3, 0.04, 0.10, 0.04, 0.12, 0.12, 4096, 0.50, 0.45),
+    Stage(3, 3, 0.01, 0.09, 0.10, 0.22, 0.18, 4096, 0.30, 0.80),
+    Stage(3, 3, 0.00, 0.06, 0.22, 0.22, 0.18, 4096, 0.00, 2.00),
 )
-# More passages make longer sequences and the work grows with their square, so a single one stays common.
-_PASSAGES_WEIGHTS = (3, 3, 4)
+# Every question reads its passages anew, and what more passages ask for is learnt from few of them.
+_PASSAGES_WEIGHTS = (5, 3, 2)
+_QUESTIONS = 4
 
 
 class Curriculum:
     """Draws what to train on at a given progress.
 
-    `documents` is the corpus prose and `asked` the questions over it, by their document's title; both may be empty.
+    `corpus` is the documents served and the questions over them; `reading` the same of any other texts. Both may be
+    empty.
     """
 
-    def __init__(
-        self, documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, asked: Asked | None = None
-    ) -> None:
-        self.documents = documents
+    def __init__(self, corpus: Texts, tokenizer: PreTrainedTokenizerFast, reading: Texts = ((), {})) -> None:
+        (documents, asked), (read, asked_of_read) = corpus, reading
+        self.documents = [*documents, *read]
         self._tokenizer = tokenizer
-        self._nearest = prose.nearest(documents, 6)
-        self._corpus = CorpusQuestions(documents, asked, self._nearest) if asked else None
+        self._corpus = CorpusQuestions(documents, asked, prose.nearest(documents, 6)) if asked else None
+        self._reading = CorpusQuestions(read, asked_of_read, prose.nearest(read, 6)) if asked_of_read else None
         self._sentences: dict[Language, tuple[str, ...]] = {
-            language: tuple(s for document in documents if document.language == language for s in document.sentences)
+            language: tuple(
+                s for document in self.documents if document.language == language for s in document.sentences
+            )
             for language in facts.LANGUAGES
         }
 
     def draw(self, rng: Random, stage: int) -> Exercise | Packed:
-        """The next exercise of a stage, or a bare sequence to copy."""
+        """The next exercise of a stage, with a few questions, or a bare sequence to copy."""
+        drawn = self._draw(rng, stage)
+        if isinstance(drawn, Exercise):
+            return replace(drawn, questions=tuple(rng.sample(drawn.questions, min(_QUESTIONS, len(drawn.questions)))))
+        return drawn
+
+    def _draw(self, rng: Random, stage: int) -> Exercise | Packed:
         plan = STAGES[stage]
         passages, per_passage = plan.passages, plan.facts
         # Easier ones come back now and then, so that nothing is unlearnt and short prompts stay known.
@@ -79,12 +90,15 @@ class Curriculum:
         if choice < plan.copying_share:
             return copying(rng, self._tokenizer)
         choice -= plan.copying_share
-        late = stage >= 3
+        late = stage >= 2
         shown = rng.choices(range(1, passages + 1), weights=_PASSAGES_WEIGHTS[:passages])[0]
         if choice < plan.corpus_share:
             if self._corpus:
                 return self._corpus.exercise(rng, passages=shown, whole=late)
-        elif choice < plan.corpus_share + plan.prose_share:
+        elif choice < plan.corpus_share + plan.reading_share:
+            if self._reading:
+                return self._reading.exercise(rng, passages=shown, whole=late)
+        elif choice < plan.corpus_share + plan.reading_share + plan.prose_share:
             exercise = self.prose_exercise(rng, passages=shown, sentences=per_passage, late=late)
             if exercise.questions:
                 return exercise
@@ -93,7 +107,7 @@ class Curriculum:
             rng,
             passages=shown,
             facts=rng.randint(1, per_passage),
-            questions=3 + 3 * shown,
+            questions=_QUESTIONS,
             filler=self._sentences[language] if late and rng.random() < 0.4 else (),
             unanswerable=plan.unanswerable,
         )
@@ -104,10 +118,9 @@ class Curriculum:
         pool = [document for document in self.documents if document.language == language]
         chosen: list[Document] = []
         for _ in range(passages):
-            if pool and rng.random() < (0.75 if late else 0.4):
-                near = self._nearest.get(chosen[0].title, ()) if chosen else ()
-                document = rng.choice(near if near and rng.random() < 0.6 else pool)
-                if not late or rng.random() < 0.2:
+            if pool and rng.random() < (0.8 if late else 0.5):
+                document = rng.choice(pool)
+                if not late or rng.random() < 0.5:
                     start = rng.randrange(len(document.sentences))
                     document = document.excerpt(start, sentences)
             else:
@@ -115,7 +128,7 @@ class Curriculum:
             if document.title not in {other.title for other in chosen}:
                 chosen.append(document)
         asked: list[Question] = []
-        for _ in range(10):
+        for _ in range(6):
             question = spans.ask(rng, rng.choice(chosen))
             if question and question.text not in {other.text for other in asked}:
                 asked.append(question)
@@ -141,12 +154,12 @@ def copying(rng: Random, tokenizer: PreTrainedTokenizerFast) -> Packed:
         language = rng.choice(facts.LANGUAGES)
         names = " ".join(lexicon.person(rng, language).text for _ in range(rng.randint(1, 4)))
         row = tokenizer(" " + names, add_special_tokens=False)["input_ids"]
-    return pack_sequence(row * 3, answer_from=len(row) + 1)
+    return Packed(row * 3, answer_from=len(row) + 1)
 
 
 def tokenizer_texts(rng: Random, documents: Sequence[Document], exercises: int) -> list[str]:
     """Text to learn a vocabulary from: the corpus, several times over, and generated exercises in serving's format."""
-    texts = [f"{document.title}\n{document.text}" for document in documents] * 6
+    texts = [f"{document.title}\n{document.text}" for document in documents] * 2
     for _ in range(exercises):
         exercise = facts.exercise(rng, passages=2, facts=3, questions=3)
         texts += [exercise.messages(question)[-1].content + "\n " + question.reply for question in exercise.questions]

@@ -3,8 +3,10 @@
 An induction head (Olsson et al., 2022, "In-context learning and induction heads") looks for the place where the present
 token stood before and predicts what followed there. Training finds such heads late, since two layers must fit before
 either helps: from random weights a model of this size had barely begun after a million tokens. Here the first layer
-starts with a head that notes which token came before, the next ones with heads that look for the present token among
-those notes and name the token they find, and the last ones with heads that can name what they will learn to look for.
+starts with a head that notes which token came before, the second with heads that look for the present token itself
+(`training.matching` teaches one of them to look in the question), the next ones with heads that look for the present
+token among those notes and name the token they find, and the last ones with heads that can name what they will learn to
+look for.
 Untrained, the model repeats about 70 % of a random sequence rightly when it comes again. Everything stays trainable.
 """
 
@@ -22,6 +24,7 @@ ROPE_THETA = 100000.0
 _CONSTANT = 2.0
 _PREVIOUS_SCALE = 3.5
 _MATCH_SCALE = 5.0
+_CONTENT_MATCH_SCALE = 1.5
 # What the heads write is measured against embeddings of standard deviation 1: enough to be seen, not to drown them, or
 # later layers could no longer tell which token stands where.
 _NOTE_SCALE = 1.5
@@ -67,10 +70,12 @@ def start_with_induction_heads(model: LlamaForCausalLM, copying_layers: int = 2)
     note, content = basis[: shape.size], basis[shape.size :]
     layers = [layer.self_attn for layer in model.model.layers]
     _note_previous_token(layers[0], shape, content[: shape.size], note)
-    for number, attention in enumerate(layers[1 : 1 + copying_layers]):
+    for attention in layers[1:2]:
+        _match_contents(attention, shape, content)
+    for number, attention in enumerate(layers[2 : 2 + copying_layers]):
         _match_notes(attention, shape, content[: shape.size], note)
         _name_what_is_found(attention, shape, content, _COPY_SCALE, first_piece=number * shape.groups)
-    for attention in layers[1 + copying_layers :]:
+    for attention in layers[2 + copying_layers :]:
         last = attention is layers[-1]
         _name_what_is_found(attention, shape, content, _LAST_COPY_SCALE if last else _LATE_COPY_SCALE, first_piece=0)
 
@@ -91,22 +96,43 @@ def _note_previous_token(attention: Any, shape: _Shape, read: torch.Tensor, note
     attention.o_proj.weight[:, :size] = _NOTE_SCALE * note.T
 
 
+def _match_contents(attention: Any, shape: _Shape, content: torch.Tensor) -> None:
+    """Queries and keys made of the present token's content: every token finds where it stood before.
+
+    What is found there is left to the training, which begins with next to nothing being written.
+    """
+    slow = _slow_components(shape)
+    for group in range(shape.groups):
+        compared = content[(torch.arange(len(slow)) + group * len(slow)) % len(content)]
+        _compare(attention, shape, group, compared, compared, _CONTENT_MATCH_SCALE)
+    attention.o_proj.weight.mul_(0.1)
+
+
 def _match_notes(attention: Any, shape: _Shape, read: torch.Tensor, note: torch.Tensor) -> None:
     """Queries made of the present token's content, keys made of the notes about the token before."""
-    size = shape.size
-    # Only components that the rotary embedding turns slowly compare across a prompt.
-    half = torch.arange(size // 5, size // 2)
-    slow = torch.cat([half, half + size // 2])
+    slow = _slow_components(shape)
     for group in range(shape.groups):
         # Each group compares other parts of the notes, so that their mistakes differ.
-        compared = (torch.arange(len(slow)) + group * size // shape.groups) % size
-        key = torch.randn(size, shape.width) * 0.02
-        key[slow] += _MATCH_SCALE * note[compared]
-        attention.k_proj.weight[group * size : (group + 1) * size] = key
-        for head in range(group * shape.repeats, (group + 1) * shape.repeats):
-            query = torch.randn(size, shape.width) * 0.02
-            query[slow] += _MATCH_SCALE * read[compared]
-            attention.q_proj.weight[head * size : (head + 1) * size] = query
+        compared = (torch.arange(len(slow)) + group * shape.size // shape.groups) % shape.size
+        _compare(attention, shape, group, read[compared], note[compared], _MATCH_SCALE)
+
+
+def _slow_components(shape: _Shape) -> torch.Tensor:
+    """Only components that the rotary embedding turns slowly compare across a prompt."""
+    half = torch.arange(shape.size // 5, shape.size // 2)
+    return torch.cat([half, half + shape.size // 2])
+
+
+def _compare(attention: Any, shape: _Shape, group: int, asked: torch.Tensor, kept: torch.Tensor, scale: float) -> None:
+    """A group's queries read `asked` of the residual and its keys `kept`, each (slow components, width)."""
+    slow = _slow_components(shape)
+    key = torch.randn(shape.size, shape.width) * 0.02
+    key[slow] += scale * kept
+    attention.k_proj.weight[group * shape.size : (group + 1) * shape.size] = key
+    for head in range(group * shape.repeats, (group + 1) * shape.repeats):
+        query = torch.randn(shape.size, shape.width) * 0.02
+        query[slow] += scale * asked
+        attention.q_proj.weight[head * shape.size : (head + 1) * shape.size] = query
 
 
 def _name_what_is_found(

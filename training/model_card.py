@@ -40,22 +40,25 @@ once on any machine, and no more than that. Any other model takes its place by o
 
 `LlamaForCausalLM`: $layers layers, width $width, $heads heads ($kv_heads for keys and values), feed-forward $hidden, a
 vocabulary of $vocabulary (byte-level BPE, digits one by one), tied embeddings, $positions positions, float32,
-$megabytes MB. The chat template leaves the system message out. Prompts are those of `rag.prompt.write_messages`; others
-it does not know.
+$megabytes MB. Prompts are those of `rag.prompt.write_messages`; others it does not know. The chat template leaves the
+system message out and puts the question before the passages as well, so that they are read in the light of it.
 
 ## Training
 
 From scratch, on a CPU, by `python -m training.train_llm`: $extent. The weights start with induction heads by
-construction (`training/induction.py`). A curriculum in $stages stages, each begun when the one before is learnt or has
-had its time, goes from bare copying and single facts to serving's own prompts:
+construction (`training/induction.py`), and one head is taught to find the question's words in the passages
+(`training/matching.py`). A curriculum in $stages stages, each begun when the one before is learnt or has had its time,
+goes from bare copying and single facts to serving's own prompts:
 
 - facts about invented names in $relations relations, each with several phrasings in both languages, among distractors;
-- questions written over the documents of `corpus/` (`corpus_questions.jsonl`), half of the time with names and numbers
-  exchanged for invented ones, so that the answer has to be read;
+- texts of every kind with questions in other words, written for this training (`reading.json`);
+- questions written over the documents of `corpus/` (`corpus_questions.jsonl`); of these and of the texts', half with
+  names and numbers exchanged for invented ones, so that the answer has to be read;
 - spans chosen in prose, the corpus's and invented;
 - questions that the passages don't answer.
 
 The learning rate and the curriculum follow the tokens read, so the result depends on the seed and the plan.
+$history
 
 ![Loss and held-out scores](training.png)
 
@@ -85,6 +88,7 @@ _LABELS = {
     "facts": "held-out generated facts, one to four passages",
     "refusals": "held-out questions that the passages don't answer: refused",
     "corpus": "held-out questions over the corpus, the right document among three",
+    "reading": "held-out questions over texts of which training saw nothing, the right one among three",
     "prose": "held-out spans of prose",
 }
 
@@ -96,15 +100,18 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "training" / "log.jsonl")
     parser.add_argument("--answers", type=Path, required=True, help="the last line of training.evaluate_llm")
     parser.add_argument("--served", type=Path, required=True, help="the last line of benchmarks.answers")
+    parser.add_argument("--history", type=Path, help="text: what was otherwise in the training of these weights")
     options = parser.parse_args()
     answers = json.loads(options.answers.read_text("utf-8"))
     served = json.loads(options.served.read_text("utf-8"))
-    (options.model / "README.md").write_text(render(options.model, options.log, answers, served), "utf-8")
+    history = options.history.read_text("utf-8").strip() if options.history else ""
+    card = render(options.model, options.log, answers, served, history)
+    (options.model / "README.md").write_text(card, "utf-8")
     plot(options.log, options.model / "training.png")
 
 
-def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, Any]) -> str:
-    """The card's text for the weights in `model`."""
+def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, Any], history: str = "") -> str:
+    """The card's text for the weights in `model`; `history` is a paragraph on what was particular to their training."""
     from training.curriculum import STAGES  # noqa: PLC0415 - the tables are only counted here
     from training.relations import RELATIONS  # noqa: PLC0415
 
@@ -137,7 +144,11 @@ def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, An
         megabytes=f"{weights.stat().st_size / 1e6:.1f}",
         stages=len(STAGES),
         relations=len(RELATIONS),
-        extent=f"{rows[-1]['step']:,} steps, {rows[-1]['tokens'] / 1e6:.2f} million tokens on two shared cores",
+        extent=(
+            f"{rows[-1]['step']:,} steps, {rows[-1]['tokens'] / 1e6:.2f} million tokens, "
+            f"{rows[-1]['minutes']:.0f} minutes on two shared cores"
+        ),
+        history=f"\n{history}\n" if history else "",
         scores="\n".join(f"| {label} | {share:.1%} |" for label, share in scores if share is not None),
         distractors=answers["distractors"],
     )

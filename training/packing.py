@@ -1,8 +1,4 @@
-"""Exercises to tensors: one sequence holds the passages once and every question over them as a branch.
-
-A branch sees the passages and itself, never its sisters, and its positions go on where the passages end; so the model
-computes for each branch exactly what it computes in serving, at a fraction of the price of repeating the passages.
-"""
+"""Exercises to tensors: each question with its passages is one sequence, exactly as serving would write it."""
 
 from __future__ import annotations
 
@@ -19,18 +15,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One sequence: token ids, positions, the branch of each token (0 is the shared part) and targets of each token.
+    """One sequence of token ids; those from `answer_from` on are the answer.
 
-    `targets[i]` is the token that follows token i, or IGNORED; `answer[i]` says whether that target is of an answer.
-    `pointers` holds, for each token of an answer that stands in the passages, the token before it and where it stands
-    there.
+    `asked` are the tokens of the question where it stands before the passages. `pointers` holds, for each token of an
+    answer that stands in the passages, the token before it and where it stands there.
     """
 
     ids: list[int]
-    positions: list[int]
-    branches: list[int]
-    targets: list[int]
-    answer: list[bool]
+    answer_from: int
+    asked: range = range(0)
     pointers: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -39,60 +32,40 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B sequences padded to T tokens: ids, positions, targets and answer are (B, T), mask is (B, 1, T, T).
+    """B sequences padded on the right to T tokens; all but the pointers are (B, T).
 
-    N tokens of answers stand in the passages: each follows on `pointer_rows`, `pointer_columns` (N); `pointer_marks`
-    (N, T) says where in its row it stands, and `first` (B, T) what an answer's first token follows on.
+    `targets` holds the token that follows, or IGNORED; `answer` says whether that one is of an answer, `first` whether
+    it is an answer's first; `asked` marks the question where it stands before the passages. N tokens of answers stand
+    in the passages: each follows on `pointer_rows`, `pointer_columns` (N); `pointer_marks` (N, T) says where it stands.
     """
 
     ids: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
     targets: torch.Tensor
     answer: torch.Tensor
     first: torch.Tensor
+    asked: torch.Tensor
     pointer_rows: torch.Tensor
     pointer_columns: torch.Tensor
     pointer_marks: torch.Tensor
 
 
-def pack_sequence(ids: Sequence[int], *, answer_from: int) -> Packed:
-    """A plain causal sequence whose tokens from index `answer_from` on count as answer."""
-    count = len(ids)
-    targets = [*ids[1:], IGNORED]
-    return Packed(list(ids), list(range(count)), [0] * count, targets, [i + 1 >= answer_from for i in range(count)])
-
-
-def pack(exercise: Exercise, tokenizer: PreTrainedTokenizerFast) -> Packed:
-    """The exercise as one sequence: the prompts' common beginning, then a branch for each question."""
-    prompts, wholes = [], []
+def pack(exercise: Exercise, tokenizer: PreTrainedTokenizerFast) -> list[Packed]:
+    """A sequence for each of the exercise's questions."""
+    texts: list[str] = []
     for question in exercise.questions:
         messages = [{"role": message.role, "content": message.content} for message in exercise.messages(question)]
-        prompts.append(tokenizer.apply_chat_template(messages, tokenize=False))
-        wholes.append(f"{prompts[-1]} {question.reply}{tokenizer.eos_token}")
-    encoded = tokenizer(prompts + wholes, add_special_tokens=False)["input_ids"]
-    prompt_lengths = [len(ids) for ids in encoded[: len(prompts)]]
-    sequences = encoded[len(prompts) :]
-    # One question has no sister to share with; the last token before an answer must be a branch's own.
-    shared = min(prompt_lengths) - 1
-    for ids in sequences[1:]:
-        shared = next((i for i in range(shared) if ids[i] != sequences[0][i]), shared)
-    first = sequences[0][:shared]
-    ids, positions, branches = list(first), list(range(shared)), [0] * shared
-    targets, answer = [*first[1:], IGNORED][:shared], [False] * shared
-    pointers = []
-    for branch, (tokens, prompt_length) in enumerate(zip(sequences, prompt_lengths, strict=True), start=1):
-        own = tokens[shared:]
-        span = tokens[prompt_length:-1]
-        stands = _places(first, span)
-        before = len(ids) + prompt_length - 1 - shared
-        pointers += [(before + i, [start + i for start in stands]) for i in range(len(span)) if stands]
-        ids += own
-        positions += range(shared, len(tokens))
-        branches += [branch] * len(own)
-        targets += [*own[1:], IGNORED]
-        answer += [position + 1 >= prompt_length for position in range(shared, len(tokens))]
-    return Packed(ids, positions, branches, targets, answer, pointers)
+        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        # The template begins with the question, up to the first empty line, and its heading, up to the colon.
+        head = prompt[: prompt.index("\n\n")]
+        texts += [head[: head.index(":") + 1], head, prompt, f"{prompt} {question.reply}{tokenizer.eos_token}"]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    packed = []
+    for heading, head, prompt, ids in zip(*(encoded[part::4] for part in range(4)), strict=True):
+        start, span = len(prompt), ids[len(prompt) : -1]
+        stands = [place for place in _places(ids[:start], span) if place >= len(head)]
+        pointers = [(start - 1 + i, [place + i for place in stands]) for i in range(len(span)) if stands]
+        packed.append(Packed(ids, start, range(len(heading), len(head)), pointers))
+    return packed
 
 
 def _places(ids: Sequence[int], span: Sequence[int]) -> list[int]:
@@ -101,30 +74,29 @@ def _places(ids: Sequence[int], span: Sequence[int]) -> list[int]:
 
 
 def collate(items: Sequence[Packed], padding_id: int) -> Batch:
-    """The items as one batch, padded on the right to the longest."""
+    """The items as one batch. What pads stands on the right, where causal attention never sees it."""
     length = max(map(len, items))
 
     def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
         return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows])
 
-    # Padding is a branch of its own: nothing sees it, and it sees itself, so that no softmax is empty.
-    branches = padded([item.branches for item in items], IGNORED)
-    same = branches[:, None, :] == branches[:, :, None]
-    to_shared = branches[:, None, :] == 0
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    def marked(ranges: Sequence[range]) -> torch.Tensor:
+        marks = torch.zeros(len(items), length, dtype=torch.bool)
+        for row, places in enumerate(ranges):
+            marks[row, places.start : places.stop] = True
+        return marks
+
     pointers = [(row, column, places) for row, item in enumerate(items) for column, places in item.pointers]
-    marks = torch.zeros(len(pointers), length, dtype=torch.bool)
+    pointer_marks = torch.zeros(len(pointers), length, dtype=torch.bool)
     for number, (_, _, places) in enumerate(pointers):
-        marks[number, places] = True
-    answer = padded([item.answer for item in items], 0).bool()
+        pointer_marks[number, places] = True
     return Batch(
         ids=padded([item.ids for item in items], padding_id),
-        positions=padded([item.positions for item in items], 0),
-        mask=((same | to_shared) & causal)[:, None],
-        targets=padded([item.targets for item in items], IGNORED),
-        answer=answer,
-        first=answer & ~answer.roll(1, dims=1),
+        targets=padded([[*item.ids[1:], IGNORED] for item in items], IGNORED),
+        answer=marked([range(item.answer_from - 1, len(item) - 1) for item in items]),
+        first=marked([range(item.answer_from - 1, item.answer_from) for item in items]),
+        asked=marked([item.asked for item in items]),
         pointer_rows=torch.tensor([row for row, _, _ in pointers], dtype=torch.long),
         pointer_columns=torch.tensor([column for _, column, _ in pointers], dtype=torch.long),
-        pointer_marks=marks,
+        pointer_marks=pointer_marks,
     )

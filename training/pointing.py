@@ -44,12 +44,13 @@ class PointingLoss:
         size, (cosines, sines) = attention.head_dim, self._rotations
         cosines, sines = (rotation.expand(len(batch.ids), -1, -1) for rotation in (cosines, sines))
         queries = attention.q_proj(self._hidden[rows, columns]).reshape(len(rows), -1, size)  # (N, heads, size)
-        queries = _rotated(queries, cosines[rows, columns, None], sines[rows, columns, None])
+        queries = rotated(queries, cosines[rows, columns, None], sines[rows, columns, None])
         keys = attention.k_proj(self._hidden).reshape(*self._hidden.shape[:2], -1, size)  # (B, T, groups, size)
-        keys = _rotated(keys, cosines[:, :, None], sines[:, :, None])[rows]
+        keys = rotated(keys, cosines[:, :, None], sines[:, :, None])[rows]
         grouped = queries.reshape(len(rows), keys.shape[2], -1, size)
         scores = torch.einsum("ngrd,ntgd->ngrt", grouped, keys) * size**-0.5
-        scores = scores.masked_fill(~batch.mask[rows, 0, columns][:, None, None], -torch.inf)
+        unseen = torch.arange(batch.ids.shape[1]) > columns[:, None]
+        scores = scores.masked_fill(unseen[:, None, None], -torch.inf)
         shares = scores.log_softmax(-1).masked_fill(~batch.pointer_marks[:, None, None], -torch.inf)
         missed = math.log(queries.shape[1]) - shares.flatten(1).logsumexp(-1)
         weights = 1 + (self._first_token_weight - 1) * batch.first[rows, columns].float()
@@ -67,6 +68,7 @@ class PointingLoss:
         return written
 
 
-def _rotated(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+def rotated(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Queries or keys with their positions' rotary embedding."""
     first, second = vectors.chunk(2, dim=-1)
     return vectors * cosines + torch.cat([-second, first], dim=-1) * sines

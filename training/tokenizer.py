@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerFast
 USER, ASSISTANT, END, PADDING = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 SPECIAL_TOKENS = (PADDING, END, USER, ASSISTANT)
 
-# The system message repeats what training has taught, so it would only cost prompt tokens.
+# The system message repeats what training has taught, so it would only cost prompt tokens. The question stands before
+# the passages too: so every word of a passage is read in the light of it, which a model this small needs.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}"
-    + USER
-    + "\n{{ message['content'] }}\n"
+    "{% set mark = 'Pergunta: ' if message['content'].startswith('Passagens:\\n') else 'Question: ' %}"
+    "{% set parts = message['content'].rsplit('\\n\\n' + mark, 1) %}" + USER + "\n"
+    "{% if parts | length == 2 %}{{ mark + parts[1] + '\\n\\n' }}{% endif %}{{ message['content'] }}\n"
     + ASSISTANT
     + "{% elif message['role'] == 'assistant' %}"
     "{{ ' ' + message['content'] }}" + END + "{% endif %}{% endfor %}"

@@ -1,7 +1,7 @@
 """Trains the small LLM that ships with the project: it answers from given passages, in Portuguese and English.
 
     python -m training.train_llm --tokens 12_000_000 --output models/rag-tiny
-    python -m training.train_llm --squad train.json      # with a file of questions and answers in SQuAD's format
+    python -m training.train_llm --squad train.json      # with a further file of texts and questions in SQuAD's format
     python -m training.train_llm --resume                # goes on where the last checkpoint stands
 
 The curriculum and the learning rate follow the tokens read, so the result depends on the seed and the plan, not on the
@@ -26,10 +26,19 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.corpus_questions import QUESTIONS, exam, held_apart, read_questions, read_squad_questions
+from training.corpus_questions import (
+    QUESTIONS,
+    READING,
+    exam,
+    held_apart,
+    read_questions,
+    read_squad_questions,
+    texts_held_apart,
+)
 from training.curriculum import STAGES, Curriculum, tokenizer_texts
 from training.exercise import Exercise
 from training.induction import ROPE_THETA, start_with_induction_heads
+from training.matching import MatchingLoss
 from training.optimizer import build_optimizers
 from training.packing import IGNORED, Batch, Packed, collate, pack
 from training.pointing import PointingLoss
@@ -49,6 +58,7 @@ class Options:
     work: Path = ROOT / "build" / "training"
     corpus: Path = ROOT / "corpus"
     questions: Path = QUESTIONS
+    reading: Path = READING
     squad: Path | None = None
     seed: int = 1
     tokens: int = 12_000_000
@@ -61,14 +71,15 @@ class Options:
     language_loss: float = 0.1
     pointing_loss: float = 0.5
     copying_loss: float = 0.3
-    language_sample: float = 0.25
+    matching_loss: float = 0.2
+    language_sample: float = 0.2
     averaging: float = 0.995
-    layers: int = 5
+    layers: int = 6
     width: int = 192
     hidden: int = 384
     heads: int = 6
     kv_heads: int = 3
-    vocabulary: int = 3072
+    vocabulary: int = 6144
     save_minutes: float = 3.0
     export_minutes: float = 20.0
     tokenizer_exercises: int = 1500
@@ -123,32 +134,37 @@ class Training:
         torch.set_num_threads(options.threads)
         documents = read_corpus(options.corpus)
         asked = read_questions(options.questions, options.corpus) if documents else {}
+        read, asked_of_read = read_squad_questions(options.reading)
         if options.squad is not None:
             paragraphs, more = read_squad_questions(options.squad)
-            documents, asked = documents + paragraphs, asked | more
+            read, asked_of_read = read + paragraphs, asked_of_read | more
         options.work.mkdir(parents=True, exist_ok=True)
         if options.resume:
             self.tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
                 options.work / "tokenizer"
             )
         else:
-            texts = tokenizer_texts(Random(f"{options.seed}:tokenizer"), documents, options.tokenizer_exercises)
+            texts = tokenizer_texts(
+                Random(f"{options.seed}:tokenizer"), [*documents, *read], options.tokenizer_exercises
+            )
             self.tokenizer = train_tokenizer(texts, options.vocabulary, 2048)
             self.tokenizer.save_pretrained(options.work / "tokenizer")
         asked, examined = held_apart(asked)
-        self.curriculum = Curriculum(documents, self.tokenizer, asked)
+        reading, reading_examined = texts_held_apart((read, asked_of_read))
+        self.curriculum = Curriculum((documents, asked), self.tokenizer, reading)
         self.model = build_model(options)
         # Exports and scores use an average over the last steps: better than any one of them while the rate is high.
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.optimizers = build_optimizers(self.model, options.learning_rate)
         self._pointing_loss = PointingLoss(self.model.model.layers[-1].self_attn, options.first_token_weight)
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        self._matching_loss = MatchingLoss(self.model.model.layers[1].self_attn, tokens)
         self._sampling = torch.Generator()
         self._stopping = False
         if options.resume:
             self._load()
         self.exams = held_out(self.curriculum, options.exam_exercises)
-        if examined:
-            self.exams["corpus"] = exam(documents, examined)
+        self.exams |= {"corpus": exam(documents, examined), "reading": exam(*reading_examined)}
 
     # Checkpoints
 
@@ -205,9 +221,8 @@ class Training:
             items: list[Packed] = []
             while len(items) < self.options.chunk:
                 drawn = self.curriculum.draw(rng, self.state.stage)
-                item = pack(drawn, self.tokenizer) if isinstance(drawn, Exercise) else drawn
-                if len(item) <= MAX_PACKED_TOKENS:
-                    items.append(item)
+                packed = pack(drawn, self.tokenizer) if isinstance(drawn, Exercise) else [drawn]
+                items += [item for item in packed if len(item) <= MAX_PACKED_TOKENS]
             groups = by_length(items, int(STAGES[self.state.stage].batch_tokens * self.options.batch_scale))
             rng.shuffle(groups)
             for group in groups[self.state.batch :]:
@@ -223,12 +238,10 @@ class Training:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-        hidden = self.model.model(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
+        hidden = self.model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
         targets = batch.targets.flatten()
         answer = batch.answer.flatten() & (targets != IGNORED)
-        # The head takes a quarter of the arithmetic and most targets are not of answers, so a sample of them does.
+        # The head takes much of the arithmetic and most targets are not of answers, so a sample of them does.
         self._sampling.manual_seed(self.state.step)
         sampled = torch.rand(len(targets), generator=self._sampling) < self.options.language_sample
         language = (targets != IGNORED) & ~answer & sampled
@@ -244,11 +257,13 @@ class Training:
         language_loss = losses[language[kept]].sum() / language.sum().clamp(min=1)
         pointing_loss = self._pointing_loss(batch)
         copying_loss = self._copying_loss(batch)
+        matching_loss = self._matching_loss(batch)
         loss = (
             answer_loss
             + self.options.language_loss * language_loss
             + self.options.pointing_loss * pointing_loss
             + self.options.copying_loss * copying_loss
+            + self.options.matching_loss * matching_loss
         )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -256,7 +271,7 @@ class Training:
             optimizer.step()
         self.state.step += 1
         self.state.answer_loss += (answer_loss.item() - self.state.answer_loss) / min(50, self.state.step)
-        self.state.tokens += int((batch.positions.count_nonzero()).item())
+        self.state.tokens += int((targets != IGNORED).sum())
         decay = min(self.options.averaging, self.state.step / (self.state.step + 10))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -266,6 +281,7 @@ class Training:
             "first_token_loss": first_loss.item(),
             "pointing_loss": pointing_loss.item(),
             "copying_loss": copying_loss.item(),
+            "matching_loss": matching_loss.item(),
             "language_loss": language_loss.item(),
             "rate": rate,
         }

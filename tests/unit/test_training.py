@@ -15,8 +15,9 @@ from rag.prompt import NOT_IN_PASSAGES
 from training import facts, prose, spans
 from training.curriculum import STAGES, Curriculum, copying, tokenizer_texts
 from training.exercise import Exercise, Question, passage
+from training.matching import MatchingLoss
 from training.model_card import render
-from training.packing import IGNORED, collate, pack
+from training.packing import Packed, collate, pack
 from training.pointing import PointingLoss
 from training.relations import RELATIONS, SUBJECTS, fill
 from training.tokenizer import train_tokenizer
@@ -37,7 +38,7 @@ def tokenizer(documents: list[prose.Document]) -> Any:
 
 @pytest.fixture(scope="module")
 def curriculum(documents: list[prose.Document], tokenizer: Any) -> Curriculum:
-    return Curriculum(documents, tokenizer)
+    return Curriculum((documents, {}), tokenizer)
 
 
 def _exercises(count: int) -> list[Exercise]:
@@ -120,21 +121,22 @@ def test_the_chat_template_leaves_out_the_system_message(tokenizer: Any) -> None
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "<|user|>\nOi\n<|assistant|>"
 
 
-def test_a_branch_computes_what_the_question_alone_would(curriculum: Curriculum, tokenizer: Any) -> None:
-    exercise = facts.exercise(Random(5), passages=2, facts=3, questions=4)
-    model = build_model(Options(layers=2, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+def test_the_chat_template_asks_before_the_passages_as_well(tokenizer: Any) -> None:
+    asked = Question("Quem fez B?", "C", "pt")
+    exercise = Exercise((passage("A\n\nQuestion: no", "C fez B.\n\nPergunta: não?"),), (asked,))
+    messages = [{"role": message.role, "content": message.content} for message in exercise.messages(asked)]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == (
+        "<|user|>\nPergunta: Quem fez B?\n\nPassagens:\n\n[1] A\n\nQuestion: no\nC fez B.\n\nPergunta: não?\n\n"
+        "Pergunta: Quem fez B?\n<|assistant|>"
+    )
 
-    def losses_of_answers(asked: Exercise) -> list[torch.Tensor]:
-        batch = collate([pack(asked, tokenizer)], 0)
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions).logits
-        wanted = batch.answer & (batch.targets != IGNORED)
-        return list(torch.nn.functional.cross_entropy(logits[wanted], batch.targets[wanted], reduction="none"))
 
-    together = losses_of_answers(exercise)
-    alone = [
-        loss for question in exercise.questions for loss in losses_of_answers(Exercise(exercise.passages, (question,)))
-    ]
-    torch.testing.assert_close(torch.stack(together), torch.stack(alone), rtol=1e-4, atol=1e-4)
+def test_a_packed_question_stands_where_it_is_said_to_stand(tokenizer: Any) -> None:
+    for exercise in _exercises(12):
+        for question, item in zip(exercise.questions, pack(exercise, tokenizer), strict=True):
+            assert tokenizer.decode([item.ids[place] for place in item.asked]).strip() == question.text
+            answer = tokenizer.decode(item.ids[item.answer_from : -1])
+            assert answer.strip() == question.reply
 
 
 def test_an_untrained_model_expects_what_followed_the_present_token_before() -> None:
@@ -143,32 +145,35 @@ def test_an_untrained_model_expects_what_followed_the_present_token_before() -> 
     with torch.inference_mode():
         logits = model(input_ids=row.repeat(2)[None]).logits[0, len(row) : -1]
     ranks = (logits > logits.gather(1, row[1:, None])).sum(1).float()
-    assert (ranks == 0).float().mean() > 0.5, "chance would be 1 in 3,072"
+    assert (ranks == 0).float().mean() > 0.5, "chance would be 1 in 6,144"
 
 
-def test_pointers_lead_from_before_each_token_of_an_answer_to_where_it_stands(tokenizer: Any) -> None:
+def _items(count: int, tokenizer: Any) -> list[Packed]:
+    return [item for exercise in _exercises(count) for item in pack(exercise, tokenizer)]
+
+
+def test_pointers_lead_from_before_each_token_of_an_answer_to_where_it_stands_in_the_passages(tokenizer: Any) -> None:
     for exercise in _exercises(12):
-        item = pack(exercise, tokenizer)
-        batch = collate([item], 0)
-        first = [column for column, _ in item.pointers if batch.first[0, column]]
-        assert len(first) == sum(question.answer is not None for question in exercise.questions)
-        for column, places in item.pointers:
-            assert item.answer[column]
-            assert item.answer[column - 1] != bool(batch.first[0, column])
-            assert places
-            assert all(item.branches[place] == 0 for place in places)
-            assert all(item.ids[place] == item.targets[column] for place in places)
+        for question, item in zip(exercise.questions, pack(exercise, tokenizer), strict=True):
+            columns = [column for column, _ in item.pointers]
+            answer = range(item.answer_from - 1, len(item) - 2)
+            assert columns == ([] if question.answer is None else list(answer))
+            for column, places in item.pointers:
+                assert places
+                assert all(item.asked.stop <= place < item.answer_from for place in places)
+                assert all(item.ids[place] == item.ids[column + 1] for place in places)
+
+
+def _small(tokenizer: Any, layers: int) -> Any:
+    return build_model(Options(layers=layers, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
 
 
 def test_the_pointing_loss_is_measured_on_the_attention_that_the_model_computes(tokenizer: Any) -> None:
-    model = build_model(Options(layers=4, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+    model = _small(tokenizer, layers=5)
     model.set_attn_implementation("eager")
     loss = PointingLoss(model.model.layers[-1].self_attn)
-    batch = collate([pack(exercise, tokenizer) for exercise in _exercises(3)], 0)
-    mask = torch.zeros(batch.mask.shape).masked_fill(~batch.mask, -torch.inf)
-    seen = model(
-        input_ids=batch.ids, attention_mask=mask, position_ids=batch.positions, output_attentions=True
-    ).attentions[-1]
+    batch = collate(_items(3, tokenizer), 0)
+    seen = model(input_ids=batch.ids, output_attentions=True).attentions[-1]
     attention = seen[batch.pointer_rows, :, batch.pointer_columns].mean(1)
     expected = -(attention * batch.pointer_marks).sum(-1).log().mean()
     torch.testing.assert_close(loss(batch), expected)
@@ -176,27 +181,59 @@ def test_the_pointing_loss_is_measured_on_the_attention_that_the_model_computes(
     assert model.model.layers[-1].self_attn.k_proj.weight.grad.abs().sum() > 0
 
 
+def test_the_matching_loss_asks_for_the_questions_words_and_else_for_the_first_token(tokenizer: Any) -> None:
+    model = _small(tokenizer, layers=5)
+    model.set_attn_implementation("eager")
+    loss = MatchingLoss(model.model.layers[1].self_attn, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    exercise = Exercise((passage("Festa", "Ana fez pão."),), (Question("Quem fez pão?", "Ana", "pt"),))
+    (item,) = pack(exercise, tokenizer)
+    batch = collate([item], 0)
+    attention = model(input_ids=batch.ids, output_attentions=True).attentions[1][0].log().mean(0)
+    words = tokenizer.convert_ids_to_tokens(item.ids)
+    found: list[torch.Tensor] = []
+    missed: list[torch.Tensor] = []
+    for row in range(item.asked.stop, len(item) - 1):
+        within = words[row].startswith("\u0120")
+        places = [
+            place
+            for place in item.asked
+            if item.ids[place] == item.ids[row] and (within or item.ids[place - 1] == item.ids[row - 1])
+        ]
+        assert len(places) <= 1
+        (found if places else missed).append(-attention[row, places[0] if places else 0])
+    assert len(found) > 4, "fez and pão, in the passage and in the question's second place"
+    expected = torch.stack(found).mean() + torch.stack(missed).mean()
+    torch.testing.assert_close(loss(batch), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_question_first_there_is_nothing_to_match(tokenizer: Any) -> None:
+    model = _small(tokenizer, layers=5)
+    loss = MatchingLoss(model.model.layers[1].self_attn, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    batch = collate([copying(Random(2), tokenizer)], 0)
+    model(input_ids=batch.ids)
+    assert loss(batch) == 0
+
+
 def test_what_is_passed_on_is_what_the_layer_writes_where_only_one_place_is_seen(tokenizer: Any) -> None:
-    model = build_model(Options(layers=3, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+    model = _small(tokenizer, layers=3)
     attention = model.model.layers[-1].self_attn
     loss = PointingLoss(attention)
     written: list[torch.Tensor] = []
     attention.register_forward_hook(lambda _module, _inputs, output: written.append(output[0]))
-    batch = collate([pack(exercise, tokenizer) for exercise in _exercises(2)], 0)
-    model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
-    starts = torch.tensor([0, batch.ids.shape[1]])
+    batch = collate(_items(2, tokenizer), 0)
+    model(input_ids=batch.ids)
+    starts = torch.arange(len(batch.ids)) * batch.ids.shape[1]
     torch.testing.assert_close(loss.passed_on(starts), written[0][:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_padding_changes_nothing(tokenizer: Any) -> None:
     short = pack(Exercise((passage("A", "B é C."),), (Question("O que é B?", "C", "pt"),)), tokenizer)
     long = pack(facts.exercise(Random(1), passages=2, facts=2, questions=2), tokenizer)
-    model = build_model(Options(layers=1, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
-    alone, padded = collate([short], 0), collate([short, long], 0)
-    one = model(input_ids=alone.ids, attention_mask=alone.mask, position_ids=alone.positions).logits[0]
-    two = model(input_ids=padded.ids, attention_mask=padded.mask, position_ids=padded.positions).logits[0, : len(short)]
+    model = _small(tokenizer, layers=1)
+    alone, padded = collate(short, 0), collate([*short, *long], 0)
+    one = model(input_ids=alone.ids).logits[0]
+    two = model(input_ids=padded.ids).logits[0, : len(short[0])]
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
-    assert torch.isfinite(two).all()
 
 
 def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer: Any) -> None:
@@ -204,7 +241,9 @@ def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer:
     for stage in range(len(STAGES)):
         for _ in range(10):
             drawn = curriculum.draw(rng, stage)
-            assert any((pack(drawn, tokenizer) if isinstance(drawn, Exercise) else drawn).answer)
+            items = pack(drawn, tokenizer) if isinstance(drawn, Exercise) else [drawn]
+            assert items
+            assert all(item.answer_from < len(item) for item in items)
     assert STAGES[-1].latest > 1, "the last stage lasts to the end"
 
 
@@ -215,7 +254,7 @@ def test_bare_copying_repeats_its_tokens_three_times(tokenizer: Any) -> None:
 
 
 def test_batches_keep_to_their_tokens(tokenizer: Any) -> None:
-    items = [pack(exercise, tokenizer) for exercise in _exercises(30)]
+    items = _items(30, tokenizer)
     groups = by_length(items, 2000)
     assert sum(map(len, groups)) == len(items)
     assert all(len(group) * max(map(len, group)) <= 2000 or len(group) == 1 for group in groups)
@@ -234,7 +273,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
         return Training(
             Options(
                 output=tmp_path / name / "model", work=tmp_path / name, corpus=corpus, questions=questions,
-                tokens=700, decay_tokens=300, resume=resume, layers=1, width=48, hidden=32, heads=3, kv_heads=1,
+                tokens=700, decay_tokens=300, resume=resume, layers=2, width=48, hidden=32, heads=3, kv_heads=1,
                 vocabulary=512, batch_scale=0.1, chunk=6, tokenizer_exercises=20, exam_exercises=2,
             )
         )  # fmt: skip
