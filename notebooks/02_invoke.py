@@ -112,7 +112,7 @@ pyplot.show()
 
 # %%
 client = Client(endpoint, runtime=runtime)
-for question in ("Quem escreveu Dom Casmurro?", "What is the capital of Brazil?"):
+for question in ("Como se chama o narrador de Grande Sertão: Veredas?", "What is the capital of Brazil?"):
     print(question, "→", client.ask(question)["text"])
 
 # %% [markdown]
@@ -133,7 +133,7 @@ for event in client.stream("Qual a capital do Brasil?"):
 
 # %%
 with client.session() as session:
-    for question in ("Qual a capital do Brasil?", "E quando foi inaugurada?"):
+    for question in ("Qual a capital do Brasil?", "E como se chama o narrador de Grande Sertão: Veredas?"):
         turn = session.ask(question)
         print(question, "→", turn["text"], f"({turn['usage']['prompt_tokens']} tokens)")
     print(say("sessão aberta até", "session open until"), session.expires)

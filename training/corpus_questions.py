@@ -60,7 +60,7 @@ class CorpusQuestions:
 
         Unless `whole`, documents are cut to a few sentences and questions to what those answer.
         """
-        first = bool(self._first) and rng.random() < 0.08
+        first = bool(self._first) and rng.random() < 0.12
         title = rng.choice(self._first if first else self._all)
         language = self._by_title[title].language
         beside = self._beside(rng, title, passages - 1)

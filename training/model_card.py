@@ -45,10 +45,11 @@ system message out and puts the question before the passages as well, so that th
 
 ## Training
 
-From scratch, on a CPU, by `python -m training.train_llm`: $extent. The weights start with induction heads by
-construction (`training/induction.py`), and one head is taught to find the question's words in the passages
-(`training/matching.py`). A curriculum in $stages stages, each begun when the one before is learnt or has had its time,
-goes from bare copying and single facts to serving's own prompts:
+From scratch, on a CPU, by `python -m training.train_llm`:
+$extent.
+The weights start with induction heads by construction (`training/induction.py`), and one head is taught to find the
+question's words in the passages (`training/matching.py`). A curriculum in $stages stages, each begun when the one
+before is learnt or has had its time, goes from bare copying and single facts to serving's own prompts:
 
 - facts about invented names in $relations relations, each with several phrasings in both languages, among distractors;
 - texts of every kind with questions in other words, written for this training (`reading.json`);
@@ -59,7 +60,6 @@ goes from bare copying and single facts to serving's own prompts:
 
 The learning rate and the curriculum follow the tokens read, so the result depends on the seed and the plan.
 $history
-
 ![Loss and held-out scores](training.png)
 
 ## Scores
@@ -71,16 +71,17 @@ Exact match of greedy answers.
 $scores
 
 Held-out exercises have names that training never drew. The questions of `benchmarks/questions.jsonl` are asked in two
-ways: with the passage that answers among $distractors similar ones (`python -m training.evaluate_llm`), and end to end,
-with the passages that retrieval brings (`python -m benchmarks.answers`). None of them is worded nearly as a training
-question, but **the documents are those of the training, and many of the facts are asked there too**: on other documents
-expect less, nearer to the held-out exercises.
+ways: with the passage that answers beside $distractors similar ones (`python -m training.evaluate_llm`), and end to
+end, with the passages that retrieval brings (`python -m benchmarks.answers`). None of them is worded nearly as a
+training question, but **the documents are those of the training, and many of the facts are asked there too**: on other
+documents expect less, nearer to the held-out exercises.
 
 ## Limits
 
 - It copies: it does not reason, count, translate, compare or summarise.
 - It often picks the wrong span, above all when several sentences share the question's words, or when none does.
 - A refusal or an answer may be wrong: check the answer's source.
+- Training had single questions only: after other turns of a conversation it answers worse.
 - Prompts beyond about 1,300 tokens are longer than any in training.
 """)
 
