@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.attention import WatchedAttention, rotated
 from training.packing import IGNORED, Batch
-from training.pointing import rotated
 
 _WORD_START = "\u0120"  # byte-level BPE's sign for a blank
 
@@ -26,14 +26,8 @@ class MatchingLoss:
     """
 
     def __init__(self, attention: Any, tokens: Sequence[str]) -> None:
-        self._attention = attention
+        self._watched = WatchedAttention(attention)
         self._starts = torch.tensor([token.startswith(_WORD_START) for token in tokens])
-        self._hidden = torch.empty(0)
-        self._rotations = (torch.empty(0), torch.empty(0))
-        attention.register_forward_pre_hook(self._watch, with_kwargs=True)
-
-    def _watch(self, _module: nn.Module, _arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._hidden, self._rotations = named["hidden_states"], named["position_embeddings"]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """-log(attention where it should rest), meaned over what the question holds, and over what it doesn't.
@@ -62,9 +56,9 @@ class MatchingLoss:
 
     def _shares(self, rows: torch.Tensor) -> torch.Tensor:
         """Logarithms of the attention of the first group's heads: (rows, heads, T, T)."""
-        attention, hidden = self._attention, self._hidden[rows]
+        attention, hidden = self._watched.module, self._watched.hidden[rows]
         size, heads = attention.head_dim, attention.num_key_value_groups
-        cosines, sines = (rotation.expand(len(rows), -1, -1)[rows] for rotation in self._rotations)
+        cosines, sines = (rotation[rows] for rotation in self._watched.rotations)
         projected = nn.functional.linear(hidden, attention.q_proj.weight[: heads * size])
         queries = rotated(projected.reshape(*hidden.shape[:2], heads, size), cosines[:, :, None], sines[:, :, None])
         keys = rotated(nn.functional.linear(hidden, attention.k_proj.weight[:size]), cosines, sines)

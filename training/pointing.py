@@ -12,8 +12,8 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
 
+from training.attention import WatchedAttention, rotated
 from training.packing import Batch
 
 
@@ -24,14 +24,8 @@ class PointingLoss:
     """
 
     def __init__(self, attention: Any, first_token_weight: float = 1.0) -> None:
-        self._attention = attention
+        self._watched = WatchedAttention(attention)
         self._first_token_weight = first_token_weight
-        self._hidden = torch.empty(0)
-        self._rotations = (torch.empty(0), torch.empty(0))
-        attention.register_forward_pre_hook(self._watch, with_kwargs=True)
-
-    def _watch(self, _module: nn.Module, _arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._hidden, self._rotations = named["hidden_states"], named["position_embeddings"]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """-log(attention on an answer's token, mean of all heads), meaned over the answers' tokens of the last batch.
@@ -40,12 +34,12 @@ class PointingLoss:
         """
         if not len(batch.pointer_rows):
             return torch.zeros(())
-        attention, (rows, columns) = self._attention, (batch.pointer_rows, batch.pointer_columns)
-        size, (cosines, sines) = attention.head_dim, self._rotations
-        cosines, sines = (rotation.expand(len(batch.ids), -1, -1) for rotation in (cosines, sines))
-        queries = attention.q_proj(self._hidden[rows, columns]).reshape(len(rows), -1, size)  # (N, heads, size)
+        attention, (rows, columns) = self._watched.module, (batch.pointer_rows, batch.pointer_columns)
+        size, (cosines, sines) = attention.head_dim, self._watched.rotations
+        hidden = self._watched.hidden
+        queries = attention.q_proj(hidden[rows, columns]).reshape(len(rows), -1, size)  # (N, heads, size)
         queries = rotated(queries, cosines[rows, columns, None], sines[rows, columns, None])
-        keys = attention.k_proj(self._hidden).reshape(*self._hidden.shape[:2], -1, size)  # (B, T, groups, size)
+        keys = attention.k_proj(hidden).reshape(*hidden.shape[:2], -1, size)  # (B, T, groups, size)
         keys = rotated(keys, cosines[:, :, None], sines[:, :, None])[rows]
         grouped = queries.reshape(len(rows), keys.shape[2], -1, size)
         scores = torch.einsum("ngrd,ntgd->ngrt", grouped, keys) * size**-0.5
@@ -59,16 +53,10 @@ class PointingLoss:
 
     def passed_on(self, places: torch.Tensor) -> torch.Tensor:
         """What the module writes where all heads attend to one place alone: (N, width), for N of the B * T `places`."""
-        attention = self._attention
-        values = attention.v_proj(self._hidden.flatten(0, 1)[places])
+        attention = self._watched.module
+        values = attention.v_proj(self._watched.hidden.flatten(0, 1)[places])
         groups = values.reshape(len(values), -1, attention.head_dim)
         written: torch.Tensor = attention.o_proj(
             groups.repeat_interleave(attention.num_key_value_groups, dim=1).flatten(1)
         )
         return written
-
-
-def rotated(vectors: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Queries or keys with their positions' rotary embedding."""
-    first, second = vectors.chunk(2, dim=-1)
-    return vectors * cosines + torch.cat([-second, first], dim=-1) * sines
