@@ -269,12 +269,26 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
     asked = {"question": "Onde nasce o rio Una?", "answer": "Serra Alta", "source": "a.md", "language": "pt"}
     questions.write_text(json.dumps(asked) + "\n", "utf-8")
 
+    reading = tmp_path / "reading.json"
+    paragraphs = [
+        {
+            "context": f"A ponte {name} tem {length} metros. Liga a vila de {name} à ilha.",
+            "qas": [
+                {"question": f"Quanto mede a ponte {name}?", "answers": [{"text": f"{length} metros"}]},
+                {"question": f"Quem fez a ponte {name}?", "answers": [], "is_impossible": True},
+            ],
+        }
+        for length, name in enumerate(("Alta", "Bela", "Clara", "Dura"), start=120)
+    ]
+    articles = [{"title": f"Ponte {number}", "paragraphs": [part]} for number, part in enumerate(paragraphs)]
+    reading.write_text(json.dumps({"data": articles}), "utf-8")
+
     def training(name: str, *, resume: bool = False) -> Training:
         return Training(
             Options(
                 output=tmp_path / name / "model", work=tmp_path / name, corpus=corpus, questions=questions,
-                tokens=700, decay_tokens=300, resume=resume, layers=2, width=48, hidden=32, heads=3, kv_heads=1,
-                vocabulary=512, batch_scale=0.1, chunk=6, tokenizer_exercises=20, exam_exercises=2,
+                reading=reading, tokens=700, decay_tokens=300, resume=resume, layers=2, width=48, hidden=32, heads=3,
+                kv_heads=1, vocabulary=512, batch_scale=0.1, chunk=6, tokenizer_exercises=20, exam_exercises=2,
             )
         )  # fmt: skip
 
