@@ -42,7 +42,7 @@ _DIGITS = re.compile(r"\d+")
 
 
 class CorpusQuestions:
-    """Draws exercises over the corpus: whole documents as a retriever has them, or the sentences that answer."""
+    """Draws exercises over documents: whole ones as a retriever has them, or the sentences that answer."""
 
     def __init__(self, documents: Sequence[Document], asked: Asked, beside: Mapping[str, Sequence[Document]]) -> None:
         self._by_title = {document.title: document for document in documents}

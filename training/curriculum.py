@@ -158,7 +158,7 @@ def copying(rng: Random, tokenizer: PreTrainedTokenizerFast) -> Packed:
 
 
 def tokenizer_texts(rng: Random, documents: Sequence[Document], exercises: int) -> list[str]:
-    """Text to learn a vocabulary from: the corpus, several times over, and generated exercises in serving's format."""
+    """Text to learn a vocabulary from: the documents, twice over, and generated exercises in serving's format."""
     texts = [f"{document.title}\n{document.text}" for document in documents] * 2
     for _ in range(exercises):
         exercise = facts.exercise(rng, passages=2, facts=3, questions=3)

@@ -70,7 +70,7 @@ def start_with_induction_heads(model: LlamaForCausalLM, copying_layers: int = 2)
     note, content = basis[: shape.size], basis[shape.size :]
     layers = [layer.self_attn for layer in model.model.layers]
     _note_previous_token(layers[0], shape, content[: shape.size], note)
-    for attention in layers[1:2]:
+    for attention in layers[1:2]:  # none in a model of a single layer
         _match_contents(attention, shape, content)
     for number, attention in enumerate(layers[2 : 2 + copying_layers]):
         _match_notes(attention, shape, content[: shape.size], note)

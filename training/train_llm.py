@@ -158,6 +158,7 @@ class Training:
         self.optimizers = build_optimizers(self.model, options.learning_rate)
         self._pointing_loss = PointingLoss(self.model.model.layers[-1].self_attn, options.first_token_weight)
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        # The layer that starts by looking for contents: see training/induction.py.
         self._matching_loss = MatchingLoss(self.model.model.layers[1].self_attn, tokens)
         self._sampling = torch.Generator()
         self._stopping = False
