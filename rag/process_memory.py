@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-_M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _ARENAS = 2
 
 
@@ -30,6 +30,15 @@ def give_back() -> None:
     """Return to the system what is free: loading leaves traces of the graph and weights as they were read."""
     gc.collect()
     _call("malloc_trim", 0)
+
+
+def keep() -> None:
+    """Keep what is freed for what is taken next: a training step frees and takes the same gigabyte again and again.
+
+    glibc returns large pieces to the system and gets each page anew, filled with zeros.
+    """
+    _call("mallopt", _M_MMAP_MAX, 0)
+    _call("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _call(name: str, *arguments: int) -> None:

@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from rag.seams import Language
 from training import facts, lexicon, prose, spans
-from training.corpus_questions import CorpusQuestions, Texts
 from training.exercise import Exercise, Question, passage
 from training.packing import Packed
 from training.prose import Document
+from training.text_questions import TextQuestions
+from training.texts import Texts
 from training.tokenizer import SPECIAL_TOKENS
 
 
@@ -26,7 +27,8 @@ class Stage:
     """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1).
 
     The shares of bare copying, of spans of prose, of questions over the corpus and of those over other texts; generated
-    facts have the rest.
+    facts have the rest. `whole` is the share of documents shown whole to the questions over them; others are cut to a
+    few sentences, which takes half as long to read.
     """
 
     passages: int
@@ -35,6 +37,7 @@ class Stage:
     prose_share: float
     corpus_share: float
     reading_share: float
+    whole: float
     unanswerable: float
     batch_tokens: int
     loss: float
@@ -42,15 +45,17 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage(1, 1, 0.15, 0.00, 0.00, 0.00, 0.00, 2048, 0.60, 0.05),
-    Stage(1, 3, 0.08, 0.05, 0.00, 0.00, 0.05, 3072, 0.50, 0.25),
-    Stage(2, 3, 0.04, 0.10, 0.04, 0.12, 0.12, 4096, 0.50, 0.45),
-    Stage(3, 3, 0.01, 0.09, 0.10, 0.22, 0.18, 4096, 0.30, 0.80),
-    Stage(3, 3, 0.00, 0.06, 0.22, 0.22, 0.18, 4096, 0.00, 2.00),
+    Stage(1, 1, 0.15, 0.00, 0.00, 0.00, 0.0, 0.00, 2048, 0.60, 0.05),
+    Stage(1, 3, 0.08, 0.05, 0.00, 0.00, 0.0, 0.05, 3072, 0.50, 0.25),
+    Stage(2, 3, 0.03, 0.06, 0.06, 0.12, 0.3, 0.12, 4096, 0.45, 0.45),
+    Stage(4, 3, 0.01, 0.06, 0.16, 0.18, 0.5, 0.18, 4096, 0.30, 0.70),
+    Stage(4, 3, 0.00, 0.03, 0.28, 0.18, 0.7, 0.22, 4096, 0.00, 2.00),
 )
 # Every question reads its passages anew, and what more passages ask for is learnt from few of them.
-_PASSAGES_WEIGHTS = (5, 3, 2)
+_PASSAGES_WEIGHTS = (5, 3, 2, 1)
 _QUESTIONS = 4
+# From this stage on, some questions are asked after another one.
+_CONVERSING = 3
 
 
 class Curriculum:
@@ -64,8 +69,8 @@ class Curriculum:
         (documents, asked), (read, asked_of_read) = corpus, reading
         self.documents = [*documents, *read]
         self._tokenizer = tokenizer
-        self._corpus = CorpusQuestions(documents, asked, prose.nearest(documents, 6)) if asked else None
-        self._reading = CorpusQuestions(read, asked_of_read, prose.nearest(read, 6)) if asked_of_read else None
+        self._corpus = TextQuestions(documents, asked, prose.nearest(documents, 6)) if asked else None
+        self._reading = TextQuestions(read, asked_of_read, prose.nearest(read, 6)) if asked_of_read else None
         self._sentences: dict[Language, tuple[str, ...]] = {
             language: tuple(
                 s for document in self.documents if document.language == language for s in document.sentences
@@ -76,9 +81,12 @@ class Curriculum:
     def draw(self, rng: Random, stage: int) -> Exercise | Packed:
         """The next exercise of a stage, with a few questions, or a bare sequence to copy."""
         drawn = self._draw(rng, stage)
-        if isinstance(drawn, Exercise):
-            return replace(drawn, questions=tuple(rng.sample(drawn.questions, min(_QUESTIONS, len(drawn.questions)))))
-        return drawn
+        if not isinstance(drawn, Exercise):
+            return drawn
+        questions = tuple(rng.sample(drawn.questions, min(_QUESTIONS, len(drawn.questions))))
+        if stage >= _CONVERSING and len(questions) > 1 and rng.random() < 0.1:
+            return replace(drawn, earlier=questions[:1], questions=questions[1:])
+        return replace(drawn, questions=questions)
 
     def _draw(self, rng: Random, stage: int) -> Exercise | Packed:
         plan = STAGES[stage]
@@ -94,10 +102,10 @@ class Curriculum:
         shown = rng.choices(range(1, passages + 1), weights=_PASSAGES_WEIGHTS[:passages])[0]
         if choice < plan.corpus_share:
             if self._corpus:
-                return self._corpus.exercise(rng, passages=shown, whole=late)
+                return self._corpus.exercise(rng, passages=shown, whole=rng.random() < plan.whole)
         elif choice < plan.corpus_share + plan.reading_share:
             if self._reading:
-                return self._reading.exercise(rng, passages=shown, whole=late)
+                return self._reading.exercise(rng, passages=shown, whole=rng.random() < plan.whole)
         elif choice < plan.corpus_share + plan.reading_share + plan.prose_share:
             exercise = self.prose_exercise(rng, passages=shown, sentences=per_passage, late=late)
             if exercise.questions:

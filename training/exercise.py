@@ -24,14 +24,23 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """Passages and the questions asked over them. Every question is answered on its own, as in serving."""
+    """Passages and the questions asked over them. Every question is answered on its own, as in serving.
+
+    `earlier` are turns of the conversation that came before, without the passages that they had.
+    """
 
     passages: tuple[Passage, ...]
     questions: tuple[Question, ...]
+    earlier: tuple[Question, ...] = ()
 
     def messages(self, question: Question) -> list[Message]:
         """The conversation that serving would write for this question."""
-        return write_messages(question.text, self.passages, question.language)
+        history = [
+            message
+            for turn in self.earlier
+            for message in (Message("user", turn.text), Message("assistant", turn.reply))
+        ]
+        return write_messages(question.text, self.passages, question.language, history)
 
 
 def passage(title: str, text: str) -> Passage:

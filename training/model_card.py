@@ -81,7 +81,7 @@ documents expect less, nearer to the held-out exercises.
 - It copies: it does not reason, count, translate, compare or summarise.
 - It often picks the wrong span, above all when several sentences share the question's words, or when none does.
 - A refusal or an answer may be wrong: check the answer's source.
-- Training had single questions only: after other turns of a conversation it answers worse.
+- It takes every question as it is worded: what an earlier turn was about it does not carry over ("and when?").
 - Prompts beyond about 1,300 tokens are longer than any in training.
 """)
 

@@ -59,12 +59,12 @@ class Muon(torch.optim.Optimizer):
 def build_optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """The two optimizers of a model, matrices of its layers first.
 
-    Each group's `share` says how much of the common rate it takes. AdamW moves every weight by about its rate, which is
-    much for an embedding, so it gets half.
+    Each group's `share` says how much of the common rate it takes. Embeddings begin at a standard deviation of 1, far
+    above a matrix's weights, so it takes larger steps to move them.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
         Muon([{"params": matrices, "share": 1.0}], lr=lr),
-        torch.optim.AdamW([{"params": rest, "share": 0.5}], lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW([{"params": rest, "share": 1.5}], lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from training.exercise import Exercise
+from training.tokenizer import USER
 
 IGNORED = -100
 
@@ -55,9 +56,14 @@ def pack(exercise: Exercise, tokenizer: PreTrainedTokenizerFast) -> list[Packed]
     for question in exercise.questions:
         messages = [{"role": message.role, "content": message.content} for message in exercise.messages(question)]
         prompt = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        # The template begins with the question, up to the first empty line, and its heading, up to the colon.
-        head = prompt[: prompt.index("\n\n")]
-        texts += [head[: head.index(":") + 1], head, prompt, f"{prompt} {question.reply}{tokenizer.eos_token}"]
+        # The template begins the last turn with the question, up to the first empty line, its heading up to the colon.
+        head = prompt[: prompt.index("\n\n", prompt.rindex(USER))]
+        texts += [
+            head[: head.index(":", head.rindex(USER)) + 1],
+            head,
+            prompt,
+            f"{prompt} {question.reply}{tokenizer.eos_token}",
+        ]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     packed = []
     for heading, head, prompt, ids in zip(*(encoded[part::4] for part in range(4)), strict=True):

@@ -43,8 +43,9 @@ def plot(log: Path, image: Path, window: int = 10) -> None:
             [row["tokens"] / 1e6 for row in points], [row["scores"][name] for row in points], marker=".", label=name
         )
     right.set(xlabel="million tokens", ylabel="exact match", ylim=(0, 1), title="Held-out exercises")
+    left.legend()
+    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, which cross the whole field
     for axes in (left, right):
-        axes.legend()
         axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(image, dpi=110)

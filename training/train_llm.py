@@ -1,6 +1,6 @@
 """Trains the small LLM that ships with the project: it answers from given passages, in Portuguese and English.
 
-    python -m training.train_llm --tokens 12_000_000 --output models/rag-tiny
+    python -m training.train_llm --output models/rag-tiny   # two hours on two cores
     python -m training.train_llm --squad train.json      # with a further file of texts and questions in SQuAD's format
     python -m training.train_llm --resume                # goes on where the last checkpoint stands
 
@@ -26,15 +26,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.corpus_questions import (
-    QUESTIONS,
-    READING,
-    exam,
-    held_apart,
-    read_questions,
-    read_squad_questions,
-    texts_held_apart,
-)
+from rag import process_memory
 from training.curriculum import STAGES, Curriculum, tokenizer_texts
 from training.exercise import Exercise
 from training.induction import ROPE_THETA, start_with_induction_heads
@@ -42,8 +34,8 @@ from training.matching import MatchingLoss
 from training.optimizer import build_optimizers
 from training.packing import IGNORED, Batch, Packed, collate, pack
 from training.pointing import PointingLoss
-from training.prose import read_corpus
 from training.scoring import Scores, held_out, score
+from training.texts import QUESTIONS, READING, read_material
 from training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +53,11 @@ class Options:
     reading: Path = READING
     squad: Path | None = None
     seed: int = 1
-    tokens: int = 12_000_000
-    decay_tokens: int = 3_000_000
+    tokens: int = 19_000_000
+    decay_tokens: int = 13_000_000
     batch_scale: float = 1.0
-    chunk: int = 128
-    learning_rate: float = 2e-3
+    chunk: int = 512
+    learning_rate: float = 3e-3
     warm_up_steps: int = 100
     first_token_weight: float = 5.0
     language_loss: float = 0.1
@@ -79,7 +71,7 @@ class Options:
     hidden: int = 384
     heads: int = 6
     kv_heads: int = 3
-    vocabulary: int = 6144
+    vocabulary: int = 3072
     save_minutes: float = 3.0
     export_minutes: float = 20.0
     tokenizer_exercises: int = 1500
@@ -132,12 +124,7 @@ class Training:
         self.options = options
         self.state = State()
         torch.set_num_threads(options.threads)
-        documents = read_corpus(options.corpus)
-        asked = read_questions(options.questions, options.corpus) if documents else {}
-        read, asked_of_read = read_squad_questions(options.reading)
-        if options.squad is not None:
-            paragraphs, more = read_squad_questions(options.squad)
-            read, asked_of_read = read + paragraphs, asked_of_read | more
+        material = read_material(options.corpus, options.questions, options.reading, options.squad)
         options.work.mkdir(parents=True, exist_ok=True)
         if options.resume:
             self.tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
@@ -145,13 +132,11 @@ class Training:
             )
         else:
             texts = tokenizer_texts(
-                Random(f"{options.seed}:tokenizer"), [*documents, *read], options.tokenizer_exercises
+                Random(f"{options.seed}:tokenizer"), material.documents, options.tokenizer_exercises
             )
             self.tokenizer = train_tokenizer(texts, options.vocabulary, 2048)
             self.tokenizer.save_pretrained(options.work / "tokenizer")
-        asked, examined = held_apart(asked)
-        reading, reading_examined = texts_held_apart((read, asked_of_read))
-        self.curriculum = Curriculum((documents, asked), self.tokenizer, reading)
+        self.curriculum = Curriculum(material.corpus, self.tokenizer, material.reading)
         self.model = build_model(options)
         # Exports and scores use an average over the last steps: better than any one of them while the rate is high.
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -164,8 +149,7 @@ class Training:
         self._stopping = False
         if options.resume:
             self._load()
-        self.exams = held_out(self.curriculum, options.exam_exercises)
-        self.exams |= {"corpus": exam(documents, examined), "reading": exam(*reading_examined)}
+        self.exams = held_out(self.curriculum, options.exam_exercises) | material.exams
 
     # Checkpoints
 
@@ -389,6 +373,7 @@ def parse(arguments: list[str] | None = None) -> Options:
 
 def main() -> None:
     """Train; SIGTERM saves a checkpoint first."""
+    process_memory.keep()
     training = Training(parse())
     signal.signal(signal.SIGTERM, lambda *_: training.stop())
     training.run()

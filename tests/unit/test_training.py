@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -131,8 +132,9 @@ def test_the_chat_template_asks_before_the_passages_as_well(tokenizer: Any) -> N
     )
 
 
-def test_a_packed_question_stands_where_it_is_said_to_stand(tokenizer: Any) -> None:
-    for exercise in _exercises(12):
+@pytest.mark.parametrize("earlier", [(), (Question("Quem é A: B ou C?", "B", "pt"), Question("Why?", None, "en"))])
+def test_a_packed_question_stands_where_it_is_said_to_stand(earlier: tuple[Question, ...], tokenizer: Any) -> None:
+    for exercise in (replace(exercise, earlier=earlier) for exercise in _exercises(12)):
         for question, item in zip(exercise.questions, pack(exercise, tokenizer), strict=True):
             assert tokenizer.decode([item.ids[place] for place in item.asked]).strip() == question.text
             answer = tokenizer.decode(item.ids[item.answer_from : -1])
@@ -145,7 +147,7 @@ def test_an_untrained_model_expects_what_followed_the_present_token_before() -> 
     with torch.inference_mode():
         logits = model(input_ids=row.repeat(2)[None]).logits[0, len(row) : -1]
     ranks = (logits > logits.gather(1, row[1:, None])).sum(1).float()
-    assert (ranks == 0).float().mean() > 0.5, "chance would be 1 in 6,144"
+    assert (ranks == 0).float().mean() > 0.5, "chance would be 1 in 3,072"
 
 
 def _items(count: int, tokenizer: Any) -> list[Packed]:
@@ -246,6 +248,18 @@ def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer:
             assert items
             assert all(item.answer_from < len(item) for item in items)
     assert STAGES[-1].latest > 1, "the last stage lasts to the end"
+
+
+def test_late_questions_follow_others_now_and_then(curriculum: Curriculum, tokenizer: Any) -> None:
+    rng = Random(12)
+    drawn = [drawn for _ in range(80) if isinstance(drawn := curriculum.draw(rng, len(STAGES) - 1), Exercise)]
+    following = [exercise for exercise in drawn if exercise.earlier]
+    assert 0 < len(following) < len(drawn) / 3
+    for exercise in following:
+        (turn,) = exercise.earlier
+        for item in pack(exercise, tokenizer):
+            start = tokenizer.decode(item.ids).split("<|end|>")[0]
+            assert start.endswith(f"<|user|>\n{turn.text}\n<|assistant|> {turn.reply}"), "bare: without its passages"
 
 
 def test_bare_copying_repeats_its_tokens_three_times(tokenizer: Any) -> None:

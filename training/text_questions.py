@@ -1,47 +1,28 @@
-"""Questions written over the shipped corpus and over other texts, as exercises in the shape of serving.
-
-`corpus_questions.jsonl` holds {question, answer, source, language} a line; the answer stands in the source word for
-word. None of them is worded nearly as a question of benchmarks/questions.jsonl, which stays apart for the evaluation;
-many of the facts are the same. `reading.json`, in SQuAD's format, has short texts of every kind, most of their names
-and numbers invented, so that reading is learnt where nothing can be known.
-"""
+"""Exercises drawn over documents with questions of their own, in the shape of serving."""
 
 from __future__ import annotations
 
-import json
 import re
-import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from random import Random
-from typing import TypeAlias
 
-from benchmarks.squad import read_squad
-from rag.documents import read_folder
 from rag.seams import Language
 from training import lexicon
 from training.exercise import Exercise, Question, passage
 from training.facts import LANGUAGES
-from training.prose import Document, nearest, split_sentences
+from training.prose import Document
+from training.texts import Asked
 
 # A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
 FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Brasil", "Capitais de estados brasileiros")
-QUESTIONS = Path(__file__).parent / "corpus_questions.jsonl"
-READING = Path(__file__).parent / "reading.json"
-
-
-Asked: TypeAlias = dict[str, list[Question]]
-"""Questions by the title of the document that they are asked of; one without an answer is not answered there."""
-Texts: TypeAlias = tuple[Sequence[Document], Asked]
 
 # An answer that invented words can stand for: a name, or a number with no more than its unit.
 _NAME = re.compile(r"[A-ZÀ-Ú][\w'-]+(?: (?:(?:de|da|do|dos|of|van) )?[A-ZÀ-Ú][\w'-]+)*")
 _DIGITS = re.compile(r"\d+")
 
 
-class CorpusQuestions:
+class TextQuestions:
     """Draws exercises over documents: whole ones as a retriever has them, or the sentences that answer."""
 
     def __init__(self, documents: Sequence[Document], asked: Asked, beside: Mapping[str, Sequence[Document]]) -> None:
@@ -58,7 +39,8 @@ class CorpusQuestions:
     def exercise(self, rng: Random, *, passages: int, whole: bool) -> Exercise:
         """A document, mostly first as a retriever would have it, near ones beside it, and questions over the former.
 
-        Unless `whole`, documents are cut to a few sentences and questions to what those answer.
+        Unless `whole`, documents are cut to a few sentences, the first around an answer, and questions to what those
+        answer, but for one now and then that what was cut away would have answered.
         """
         first = bool(self._first) and rng.random() < 0.12
         title = rng.choice(self._first if first else self._all)
@@ -71,7 +53,7 @@ class CorpusQuestions:
             beside[-1] = rng.choice(foreign or beside)
         shown = [self._by_title[title], *beside]
         if not whole:
-            shown = [document.excerpt(rng.randrange(len(document.sentences)), 3) for document in shown]
+            shown = [self._cut(rng, shown[0], language), *(_excerpt(rng, document) for document in shown[1:])]
         if rng.random() < 0.3:
             rng.shuffle(shown)
         titles = {document.title for document in shown}
@@ -81,9 +63,11 @@ class CorpusQuestions:
             mine = self._asked.get(document.title, [])
             answered = [q for q in mine if q.language == language and q.answer and q.answer in document.text]
             questions += rng.sample(answered, min(6 if document.title == title else 1, len(answered)))
-        gaps = [q for q in self._asked[title] if q.answer is None]
-        if gaps and rng.random() < 0.5:
-            questions.append(rng.choice(gaps))
+        gaps = [q for q in self._asked[title] if q.answer is None] if rng.random() < 0.5 else []
+        if not whole and rng.random() < 0.5:
+            cut = [q for q in self._asked[title] if q.language == language and q.answer and q.answer not in together]
+            gaps = [replace(question, answer=None) for question in cut] or gaps
+        questions += gaps and [rng.choice(gaps)]
         # And what another document tells, which these don't.
         others = [other for other in self._titles[language] if other not in titles]
         if others and (rng.random() < (0.3 if gaps else 0.8) or not questions):
@@ -96,8 +80,19 @@ class CorpusQuestions:
         )
         return renamed(rng, exercise) if rng.random() < 0.5 else exercise
 
+    def _cut(self, rng: Random, document: Document, language: Language) -> Document:
+        """Three sentences or fewer, so that they answer one of the document's questions."""
+        answers = [q.answer for q in self._asked[document.title] if q.language == language and q.answer]
+        answer = rng.choice(answers) if answers else ""
+        stands = [number for number, sentence in enumerate(document.sentences) if answer in sentence]
+        return document.excerpt(max(0, rng.choice(stands) - rng.randrange(3)), 3) if stands else _excerpt(rng, document)
+
     def _beside(self, rng: Random, title: str, count: int) -> list[Document]:
         return rng.sample(self._nearest[title], min(count, len(self._nearest[title])))
+
+
+def _excerpt(rng: Random, document: Document) -> Document:
+    return document.excerpt(rng.randrange(len(document.sentences)), 3)
 
 
 def renamed(rng: Random, exercise: Exercise) -> Exercise:
@@ -144,80 +139,3 @@ def reworded(rng: Random, text: str) -> str:
     if rng.random() < 0.3:
         changed = changed.lower()
     return changed if rng.random() < 0.3 else changed + "?"
-
-
-def read_questions(path: Path, folder: Path) -> Asked:
-    """Questions by the title of the document that answers them."""
-    titles = {}
-    for document in read_folder(folder).documents:
-        titles[str(document.metadata["source"])] = document.title
-        titles[f"{document.metadata['source']}#{document.id}"] = document.title
-    asked: Asked = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row.get("answers") == []:
-            continue
-        answer = row["answer"] if "answer" in row else row["answers"][0]
-        asked.setdefault(titles[row["source"]], []).append(Question(row["question"], answer, row["language"]))
-    return asked
-
-
-def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
-    """The same from a file in SQuAD's format, with its paragraphs. Those of one article are told apart by a number.
-
-    Of several reference answers the first is taken that stands in the paragraph; without any it is left out.
-    Raises ValueError for another format.
-    """
-    paragraphs, questions = read_squad(path)
-    documents: dict[str, Document] = {}
-    seen: Counter[str] = Counter()
-    for paragraph in paragraphs:
-        article = str(paragraph.metadata["article"])
-        seen[article] += 1
-        title = f"{article}, {seen[article]}" if seen[article] > 1 else article
-        language: Language = "pt" if paragraph.metadata["language"] == "pt" else "en"
-        text = paragraph.text.strip()
-        documents[paragraph.id] = Document(title, text, split_sentences(text), language)
-    asked: Asked = {}
-    for question in questions:
-        document = documents[question.document]
-        answer = next((answer for answer in question.answers if answer in document.text), None)
-        if answer is not None or not question.answers:
-            asked.setdefault(document.title, []).append(Question(question.text, answer, document.language))
-    return list(documents.values()), asked
-
-
-def held_apart(asked: Asked) -> tuple[Asked, Asked]:
-    """The questions to train on, and one in thirty apart: they follow the training, and don't take part in it."""
-    trained: Asked = {}
-    apart: Asked = {}
-    for title, questions in asked.items():
-        for question in questions:
-            chosen = apart if zlib.crc32(question.text.encode()) % 30 == 0 else trained
-            chosen.setdefault(title, []).append(question)
-    return trained, apart
-
-
-def texts_held_apart(texts: Texts) -> tuple[Texts, Texts]:
-    """The texts to train on, with their questions, and one in thirty apart: nothing of them takes part in training."""
-    documents, asked = texts
-    trained: tuple[list[Document], Asked] = ([], {})
-    apart: tuple[list[Document], Asked] = ([], {})
-    for document in documents:
-        kept, questions = apart if zlib.crc32(document.title.encode()) % 30 == 0 else trained
-        kept.append(document)
-        if document.title in asked:
-            questions[document.title] = asked[document.title]
-    return trained, apart
-
-
-def exam(documents: Sequence[Document], asked: Asked) -> list[Exercise]:
-    """The questions over each document, with that document first and the two nearest ones after it."""
-    by_title = {document.title: document for document in documents}
-    near = nearest(documents, 2)
-    exercises = []
-    for title, questions in asked.items():
-        shown = [by_title[title], *near[title]]
-        passages = tuple(passage(document.title, document.text) for document in shown)
-        exercises.append(Exercise(passages, tuple(questions)))
-    return exercises

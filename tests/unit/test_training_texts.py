@@ -10,21 +10,11 @@ from random import Random
 import pytest
 
 from rag.lexical import fold
-from training.corpus_questions import (
-    FIRST_ASKED,
-    QUESTIONS,
-    READING,
-    CorpusQuestions,
-    held_apart,
-    read_questions,
-    read_squad_questions,
-    renamed,
-    reworded,
-    texts_held_apart,
-)
 from training.exercise import Exercise, Question, passage
 from training.lexicon import words
-from training.prose import nearest, read_corpus
+from training.prose import Document, nearest, read_corpus
+from training.text_questions import FIRST_ASKED, TextQuestions, renamed, reworded
+from training.texts import QUESTIONS, READING, held_apart, read_questions, read_squad_questions, texts_held_apart
 
 ROOT = Path(__file__).parents[2]
 # Words that every question may have.
@@ -105,7 +95,7 @@ def test_public_questions_are_exercises_like_the_corpus_s(tmp_path: Path) -> Non
         ("Roma antiga", ["Rômulo", None]),
         ("Roma antiga, 2", ["Tibre"]),
     ]
-    drawn = CorpusQuestions(documents, questions, nearest(documents, 2))
+    drawn = TextQuestions(documents, questions, nearest(documents, 2))
     exercise = drawn.exercise(Random(1), passages=2, whole=True)
     together = "\n".join(shown.text for shown in exercise.passages)
     assert all(question.answer in together for question in exercise.questions if question.answer)
@@ -122,7 +112,7 @@ def test_one_question_in_thirty_is_held_apart() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_exercises_are_asked_in_one_language_and_answered_in_their_passages(whole: bool) -> None:
     documents = read_corpus(ROOT / "corpus")
-    drawn = CorpusQuestions(documents, read_questions(QUESTIONS, ROOT / "corpus"), nearest(documents, 3))
+    drawn = TextQuestions(documents, read_questions(QUESTIONS, ROOT / "corpus"), nearest(documents, 3))
     rng = Random(4)
     exercises = [drawn.exercise(rng, passages=1 + i % 3, whole=whole) for i in range(60)]
     asked = [question for exercise in exercises for question in exercise.questions]
@@ -131,6 +121,18 @@ def test_exercises_are_asked_in_one_language_and_answered_in_their_passages(whol
         assert len({question.language for question in exercise.questions}) == 1
         together = "\n".join(shown.text for shown in exercise.passages)
         assert all(question.answer in together for question in exercise.questions if question.answer)
+
+
+def test_a_cut_document_still_answers_and_is_asked_for_what_was_cut_away() -> None:
+    sentences = tuple(f"A torre {number} tem {number * 11} metros." for number in range(1, 9))
+    tower = Document("Torres", " ".join(sentences), sentences, "pt")
+    asked = [Question(f"Quantos metros tem a torre {number}?", f"{number * 11} metros", "pt") for number in range(1, 9)]
+    drawn = TextQuestions([tower], {"Torres": asked}, {"Torres": []})
+    exercises = [drawn.exercise(Random(seed), passages=1, whole=False) for seed in range(60)]
+    assert all(exercise.passages[0].text.count("torre") <= 3 for exercise in exercises)
+    assert all(any(question.answer for question in exercise.questions) for exercise in exercises)
+    refused = sum(any(question.answer is None for question in exercise.questions) for exercise in exercises)
+    assert 15 <= refused <= 45, "about half are asked for a tower that isn't shown"
 
 
 def test_renaming_exchanges_names_and_numbers_in_passages_questions_and_answers_alike() -> None:
