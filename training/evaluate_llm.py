@@ -1,5 +1,7 @@
 """Asks a trained model questions over documents, each with its own passage among distractors, and scores the answers.
 
+Before, it is scored on generated exercises with held-out names: several times those that follow a training.
+
     python -m training.evaluate_llm --model models/rag-tiny --questions benchmarks/questions.jsonl --corpus corpus
 
 A line of the questions' file holds `question`, `language`, `answers` (empty: the documents do not tell) and `source`,
@@ -25,6 +27,7 @@ from benchmarks.agreement import contains, exact
 from rag.documents import Document, read_folder
 from rag.prompt import NOT_IN_PASSAGES, write_messages
 from training.exercise import passage
+from training.scoring import HELD_OUT, after_a_turn, generated, score
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,11 +57,14 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, default=ROOT / "benchmarks" / "questions.jsonl")
     parser.add_argument("--corpus", type=Path, default=ROOT / "corpus")
     parser.add_argument("--distractors", type=int, default=2, help="passages beside the one that answers")
+    parser.add_argument("--generated", type=int, default=200, help="generated exercises, of up to five questions each")
     parser.add_argument("--seed", type=int, default=1, help="fixes the passages' order")
     parser.add_argument("--show", action="store_true", help="print every answer")
     options = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(options.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(options.model)
+    exams = generated(Random(HELD_OUT), options.generated)
+    scores = score(model, tokenizer, exams | {"facts_after_a_turn": after_a_turn(exams["facts"])})
     documents = read_folder(options.corpus).documents
     by_id = {document.id: document for document in documents}
     by_id |= {f"{document.metadata['source']}#{document.id}": document for document in documents}
@@ -81,7 +87,7 @@ def main() -> None:
         if options.show:
             tqdm.write(f"{row['question']} -> {said}   [{' | '.join(row['answers']) or 'refusal'}]")
     figures = {name: round(sum(hits) / len(hits), 4) for name, hits in outcomes.items() if hits}
-    print(json.dumps({"questions": len(rows), "distractors": options.distractors, **figures}))
+    print(json.dumps({"questions": len(rows), "distractors": options.distractors, **figures, "generated": scores}))
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ Exact match of greedy answers.
 |---|---|
 $scores
 
-Held-out exercises have names that training never drew. The questions of `benchmarks/questions.jsonl` are asked in two
-ways: with the passage that answers beside $distractors similar ones (`python -m training.evaluate_llm`), and end to
-end, with the passages that retrieval brings (`python -m benchmarks.answers`). None of them is worded nearly as a
-training question, but **the documents are those of the training, and many of the facts are asked there too**: on other
-documents expect less, nearer to the held-out exercises.
+Held-out exercises have names that training never drew; those of generated facts are more here than in the curve. The
+questions of `benchmarks/questions.jsonl` are asked in two ways: with the passage that answers beside $distractors
+similar ones (`python -m training.evaluate_llm`), and end to end, with the passages that retrieval brings (`python -m
+benchmarks.answers`). None of them is worded nearly as a training question, but **the documents are those of the
+training, and many of the facts are asked there too**: on other documents expect less, nearer to the held-out exercises.
 
 ## Limits
 
@@ -87,6 +87,7 @@ documents expect less, nearer to the held-out exercises.
 
 _LABELS = {
     "facts": "held-out generated facts, one to four passages",
+    "facts_after_a_turn": "the same, after another question and its answer",
     "refusals": "held-out questions that the passages don't answer: refused",
     "corpus": "held-out questions over the corpus, the right document among three",
     "reading": "held-out questions over texts of which training saw nothing, the right one among three",
@@ -122,6 +123,7 @@ def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, An
         parameters = sum(_size(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     rows = read_log(log)
     held_out: dict[str, float] = next((row["scores"] for row in reversed(rows) if "scores" in row), {})
+    held_out |= answers.get("generated", {})
     scores = [(label, held_out.get(name)) for name, label in _LABELS.items()]
     everywhere = served["groups"]["all"]
     for label, figures in (("right passage among others", answers), ("end to end", everywhere)):

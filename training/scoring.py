@@ -7,6 +7,7 @@ answer; so teacher forcing gives the exact-match score of greedy decoding withou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import TypeAlias
 
@@ -21,10 +22,12 @@ from training.packing import collate, pack
 Scores: TypeAlias = dict[str, float]
 Exams: TypeAlias = dict[str, list[Exercise]]
 
+HELD_OUT = "held out"
+"""The seed of exercises that no training draws."""
 
-def held_out(curriculum: Curriculum, count: int = 40) -> Exams:
-    """Exercises apart from training's: their generator has its own seed, so their names are new."""
-    rng = Random("held out")
+
+def generated(rng: Random, count: int) -> Exams:
+    """Exercises over generated facts, and half as many whose questions no passage answers."""
     return {
         "facts": [
             facts.exercise(rng, passages=1 + i % 4, facts=3, questions=5, unanswerable=0.0, cross_language=0.0)
@@ -34,10 +37,23 @@ def held_out(curriculum: Curriculum, count: int = 40) -> Exams:
             facts.exercise(rng, passages=1 + i % 4, facts=3, questions=5, unanswerable=1.0, cross_language=0.0)
             for i in range(count // 2)
         ],
-        "prose": [
-            curriculum.prose_exercise(rng, passages=1 + i % 3, sentences=4, late=True) for i in range(count // 2)
-        ],
     }
+
+
+def held_out(curriculum: Curriculum, count: int = 40) -> Exams:
+    """Exercises apart from training's: their generator has its own seed, so their names are new."""
+    rng = Random(HELD_OUT)
+    exams = generated(rng, count)
+    exams["prose"] = [
+        curriculum.prose_exercise(rng, passages=1 + i % 3, sentences=4, late=True) for i in range(count // 2)
+    ]
+    return exams
+
+
+def after_a_turn(exercises: Sequence[Exercise]) -> list[Exercise]:
+    """The exercises with their first question asked and answered before the others."""
+    several = (exercise for exercise in exercises if len(exercise.questions) > 1)
+    return [replace(exercise, earlier=exercise.questions[:1], questions=exercise.questions[1:]) for exercise in several]
 
 
 @torch.inference_mode()

@@ -320,10 +320,11 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
 
     figures = {"answerable": 8, "unanswerable": 1, "exact": 0.25, "retrieved": 1.0, "refused_rightly": None}
     served = {"questions": 9, "groups": {"all": figures | {"contains": 0.5, "refused_wrongly": 0.0, "grounded": 1.0}}}
-    answers = {"questions": 9, "distractors": 2, "exact": 0.5, "contains": 0.75}
+    answers = {"questions": 9, "distractors": 2, "exact": 0.5, "contains": 0.75, "generated": {"facts": 0.125}}
     card = render(tmp_path / "stopped" / "model", tmp_path / "stopped" / "log.jsonl", answers, served)
     assert f"{resumed.state.step} steps" in card
     assert "held-out questions over the corpus" in card
+    assert "held-out generated facts, one to four passages | 12.5%" in card, "of the larger examination"
     assert "questions over the corpus, right passage among others: the reference answer | 50.0%" in card
     assert "questions over the corpus, end to end: the reference answer | 25.0%" in card
 
