@@ -115,8 +115,8 @@ def exercise(
     """`passages` documents of up to `facts` facts each, mostly on subjects of one kind, so that each distracts.
 
     `filler` are sentences to strew among the facts. The share `unanswerable` of the questions asks for a fact that no
-    passage states, of a subject that one may describe. `cross_language` is the share of exercises asked in the other
-    language: all their questions, since prompts of two languages have no passages in common to be packed once.
+    passage states, of a subject that one may describe. `cross_language` is the share of exercises that are
+    asked in the other language.
     """
     language = rng.choice(LANGUAGES)
     kind = rng.choice(tuple(SUBJECTS))
