@@ -34,8 +34,8 @@ COPY . .
 # question: an image that cannot answer is not built, and the byte code of all that a start imports is kept.
 RUN export HF_HUB_OFFLINE=1 PYTHONPYCACHEPREFIX=/opt/pycache PATH="/opt/venv/bin:$PATH" \
     && python -m rag.build_index --documents corpus --output build/index \
-    && python -c "import gunicorn.workers.gthread, inference, rag.load as load, rag.settings as settings; \
-load.load_pipeline(settings.Settings(), print).close()"
+    && python -c "import gunicorn.workers.gthread, inference, rag.composition as composition, rag.settings as settings; \
+composition.load_pipeline(settings.Settings(), print).close()"
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0

@@ -12,8 +12,8 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from rag.boot import Boot
-from rag.process_memory import share_arenas
+from rag.process.process_memory import share_arenas
+from rag.serving.lifecycle import Boot
 from rag.settings import Settings
 
 # SageMaker kills 30 s after SIGTERM: what runs then has this long to finish, and its end 2 s more to reach its client.

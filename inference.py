@@ -1,6 +1,6 @@
 """The WSGI application: GET /ping, POST /invocations, GET /execution-parameters. HTTP only.
 
-What a request means is rag/schema.py's, what happens to it rag/pipeline.py's, how an answer looks rag/wire.py's.
+rag/serving/requests.py reads requests, rag/answering/pipeline.py answers, rag/serving/responses.py writes the answers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
-from rag.boot import Boot
-from rag.call import Call
+from rag.answering.pipeline import Pipeline
+from rag.answering.run import Answer, Run
+from rag.answering.sessions import Session
+from rag.cancellation import Call
 from rag.errors import (
     InvalidRequest,
     NotAcceptable,
@@ -28,14 +30,10 @@ from rag.errors import (
     UnsupportedMedia,
     status_of,
 )
-from rag.hangups import Hangups
-from rag.pipeline import Pipeline
-from rag.run import Answer, Run
-from rag.schema import Ask, closes_session, parse_json, parse_text
-from rag.sessions import Session
-from rag.settings import Settings
-from rag.telemetry import Telemetry
-from rag.wire import (
+from rag.serving.disconnects import Hangups
+from rag.serving.lifecycle import Boot
+from rag.serving.requests import Ask, closes_session, parse_json, parse_text
+from rag.serving.responses import (
     CONTENT_TYPES,
     Document,
     Framing,
@@ -45,6 +43,8 @@ from rag.wire import (
     passage_document,
     stream,
 )
+from rag.serving.telemetry import Telemetry
+from rag.settings import Settings
 
 _log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from capacity.options import (
 
 INVALID = 2
 # Where each command lives; loaded when it runs, so that --help and the small commands stay quick.
-_MODULES = {"report": "capacity.report.command", "compare": "capacity.report.command"}
+_MODULES = {"report": "capacity.report.report_command", "compare": "capacity.report.report_command"}
 
 
 def __getattr__(name: str) -> Any:

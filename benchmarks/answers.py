@@ -29,19 +29,19 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.agreement import contains, exact, f1
+from benchmarks.harness.agreement import contains, exact, f1
+from benchmarks.harness.process import ROOT
+from benchmarks.harness.squad import read_squad
 from benchmarks.load import percentile
-from benchmarks.process import ROOT
-from benchmarks.squad import read_squad
+from rag.answering.pipeline import Pipeline
+from rag.answering.prompt import NOT_IN_PASSAGES
+from rag.answering.run import Answer
 from rag.build_index import build
-from rag.documents import Folder
+from rag.composition import load_embedder, load_pipeline
+from rag.documents.folder import Folder
 from rag.errors import RagError
-from rag.load import load_embedder, load_pipeline
-from rag.pipeline import Pipeline
-from rag.prompt import NOT_IN_PASSAGES
-from rag.run import Answer
-from rag.schema import Ask
-from rag.seams import Language, Passage, Sampling
+from rag.interfaces import Language, Passage, Sampling
+from rag.serving.requests import Ask
 from rag.settings import Settings
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"

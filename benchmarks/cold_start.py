@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.process import ServedProcess, free_port
+from benchmarks.harness.process import ServedProcess, free_port
 
 _LIMIT_S = 300.0
 _BEFORE, _TOTAL = "before loading", "start to /ping 200"

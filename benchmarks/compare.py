@@ -37,13 +37,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks import faults
-from benchmarks.arrivals import Sample, ask, closed_loop, open_loop, rounds_of
-from benchmarks.bootstrap import interval, mean, percentiles
-from benchmarks.costs import per_thousand
-from benchmarks.machine import describe, in_words
-from benchmarks.process import ROOT
-from benchmarks.variants import EDGE, Variant, start, start_scaled
+from benchmarks.harness import faults
+from benchmarks.harness.arrivals import Sample, ask, closed_loop, open_loop, rounds_of
+from benchmarks.harness.bootstrap import interval, mean, percentiles
+from benchmarks.harness.costs import per_thousand
+from benchmarks.harness.host import describe, in_words
+from benchmarks.harness.process import ROOT
+from benchmarks.harness.variants import EDGE, Variant, start, start_scaled
 
 SCHEMA = "benchmarks.compare/1"
 CLIENTS = (1, 4, 16, 32)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.process import served
+from benchmarks.harness.process import served
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 

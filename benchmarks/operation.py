@@ -26,9 +26,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe, in_words
-from benchmarks.process import ROOT, ServedProcess, free_port
-from benchmarks.variants import start
+from benchmarks.harness.host import describe, in_words
+from benchmarks.harness.process import ROOT, ServedProcess, free_port
+from benchmarks.harness.variants import start
 
 SCHEMA = "benchmarks.operation/1"
 NAMES = ("monolith", "microservices")

@@ -30,17 +30,17 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from benchmarks import machine
+from benchmarks.harness import host
+from benchmarks.harness.process import served
 from benchmarks.load import percentile
-from benchmarks.process import served
-from rag.backend_choice import BackendName
+from rag.backends.choice import BackendName
 from rag.checkpoint import resolve_model
-from rag.engine import Engine
+from rag.engine.detokenizer import TextStream
+from rag.engine.engine import Engine
+from rag.engine.generator import load_generator
 from rag.errors import RagError
-from rag.generation import load_generator
-from rag.seams import Message, Sampling
+from rag.interfaces import Message, Sampling
 from rag.settings import Settings
-from rag.text import TextStream
 
 Figures = dict[str, dict[str, float]]
 
@@ -177,8 +177,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=100)
     arguments = parser.parse_args()
     figures, added = measure(arguments.backend, arguments.prompt_words, arguments.new_tokens, arguments.repeats)
-    hardware = machine.describe()
-    table = Table(title=f"One client, the default model on {arguments.backend}, {machine.in_words(hardware)}")
+    hardware = host.describe()
+    table = Table(title=f"One client, the default model on {arguments.backend}, {host.in_words(hardware)}")
     table.add_column("asked", no_wrap=True)
     for heading in ("first ms p50", "p95", "a token ms p50", "p95"):
         table.add_column(heading, justify="right")

@@ -28,9 +28,9 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks.harness import host
+from benchmarks.harness.monitored_server import Watched, watched
 from benchmarks.load import percentile
-from benchmarks.watched import Watched, watched
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _TIMES = (1, 2, 10)
@@ -142,7 +142,7 @@ def measure(seconds: float, repeats: int, settings: dict[str, str]) -> dict[str,
                 runs[times].append(figures_of(seen, watch, before, predicted_bytes))
         left = {name: watch.metric(name) for name in ("rag_kv_reserved_bytes", "rag_kv_used_bytes", "rag_waiting")}
     return {
-        "machine": machine.describe(),
+        "machine": host.describe(),
         "settings": settings,
         "sessions": plan["sessions"],
         "predicted_bytes": predicted_bytes,
@@ -154,7 +154,7 @@ def measure(seconds: float, repeats: int, settings: dict[str, str]) -> dict[str,
 def show(result: dict[str, Any]) -> None:
     """Medians by load, with the spread over the repeats."""
     loads = result["loads"]
-    table = Table(title=f"{result['sessions']} sessions, on {machine.in_words(result['machine'])}")
+    table = Table(title=f"{result['sessions']} sessions, on {host.in_words(result['machine'])}")
     table.add_column("")
     for times in loads:
         table.add_column(f"{times}x", justify="right")

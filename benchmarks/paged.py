@@ -29,11 +29,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import smol_checkpoint
-from benchmarks.watched import watched
-from rag.load import cores, load_pipeline
+from benchmarks.harness import smol_checkpoint
+from benchmarks.harness.monitored_server import watched
+from rag.composition import cores, load_pipeline
+from rag.interfaces import Sampling
 from rag.planning import make_plan
-from rag.seams import Sampling
 from rag.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
     """An engine of 16 sessions as the container would start it; `phases` gets each phase and when it began."""
     import torch  # noqa: PLC0415
 
-    from rag.generation import load_generator  # noqa: PLC0415
+    from rag.engine.generator import load_generator  # noqa: PLC0415
 
     torch.set_num_threads(cores())
     sys.setswitchinterval(0.0005)  # as in serve
@@ -158,7 +158,7 @@ def prefix() -> dict[str, Any]:
 
 def memory() -> dict[str, Any]:
     """MiB that nobody else could have: what the plan says, what is held at the start and with every block written."""
-    import rag.openvino_paged  # noqa: F401, PLC0415 - what importing takes is the process's own
+    import rag.backends.openvino_paged  # noqa: F401, PLC0415 - what importing takes is the process's own
 
     plan = make_plan(_settings("openvino", 1024))
     before = _memory_mib()
@@ -238,8 +238,8 @@ def ticker() -> dict[str, Any]:
 
 def int8() -> dict[str, Any]:
     """Greedy tokens of the model that ships, int8 weights and a u8 cache against float32, on the same prompts."""
-    from rag import prompt  # noqa: PLC0415
-    from rag.schema import Ask  # noqa: PLC0415
+    from rag.answering import prompt  # noqa: PLC0415
+    from rag.serving.requests import Ask  # noqa: PLC0415
 
     lines = (Path(__file__).parent / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in lines]

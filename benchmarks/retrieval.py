@@ -27,16 +27,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.squad import read_squad
-from rag.adapter import LocalEmbedder, load_adapter
+from benchmarks.harness.squad import read_squad
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
-from rag.chunking import Chunker
-from rag.documents import Document, read_folder
-from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
+from rag.documents.chunking import Chunker
+from rag.documents.folder import Document, read_folder
+from rag.embedding.adapter import LocalEmbedder, load_adapter
+from rag.embedding.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import RagError
-from rag.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
-from rag.index import Index, build_index, indexed_text
-from rag.retrieval import HybridRetriever
+from rag.retrieval.fusion import ENGLISH_EMBEDDER, MULTILINGUAL_EMBEDDER, Fusion
+from rag.retrieval.hybrid import HybridRetriever
+from rag.retrieval.index import Index, build_index, indexed_text
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _RRF_CONSTANT = 60  # Cormack, Clarke and Büttcher, SIGIR 2009

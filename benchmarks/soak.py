@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks import machine
-from benchmarks.watched import watched
+from benchmarks.harness import host
+from benchmarks.harness.monitored_server import watched
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _SESSION = "X-Amzn-SageMaker-Session-Id"
@@ -114,7 +114,7 @@ def main() -> int:
         left = {name: watch.metric(name) for name in _LEFT}
         late_bytes = watch.resident_bytes()
     result = {
-        "machine": machine.describe(),
+        "machine": host.describe(),
         "requests": arguments.requests,
         "wall_s": time.monotonic() - began,
         "outcomes": dict(sorted(outcomes.items())),
@@ -123,7 +123,7 @@ def main() -> int:
         "resident_mib_at_the_end": late_bytes / 2**20,
         "growth": late_bytes / early_bytes[0],
     }
-    table = Table(title=f"{arguments.requests} requests, on {machine.in_words(result['machine'])}")
+    table = Table(title=f"{arguments.requests} requests, on {host.in_words(result['machine'])}")
     table.add_column("")
     table.add_column("value", justify="right")
     for name, value in {**result["outcomes"], **left, "growth of resident memory": result["growth"]}.items():

@@ -1,4 +1,4 @@
-"""Tokens a second over HTTP: this server against what else one would run, same model, prompts and machine, in one run.
+"""Tokens a second over HTTP: this server against what else one would run, same model, prompts and host, in one run.
 
     python -m benchmarks.throughput [--quick] [--backends torch] [--clients 1 8 16 32] [--workloads 562x32 119x48]
 
@@ -43,9 +43,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks import machine, peers, smol_checkpoint
+from benchmarks.harness import host, peers, smol_checkpoint
+from benchmarks.harness.process import ROOT, running
 from benchmarks.load import percentile
-from benchmarks.process import ROOT, running
 from rag.settings import Settings
 
 _BUILD = ROOT / "build" / "benchmarks"
@@ -256,13 +256,13 @@ def main() -> int:
 
     model = _BUILD / f"smol135-{arguments.layers}"
     smol_checkpoint.make(model, arguments.layers)
-    dtype, bfloat16_ratio = machine.fastest_dtype()
-    bandwidth, flops_per_s = machine.read_bytes_per_s(), machine.multiply_flops_per_s()
+    dtype, bfloat16_ratio = host.fastest_dtype()
+    bandwidth, flops_per_s = host.read_bytes_per_s(), host.multiply_flops_per_s()
     ceilings = {name: bandwidth / smol_checkpoint.weights_bytes(model, name) for name in ("float32", "bfloat16")}
     ceilings["float16"] = ceilings["bfloat16"]
-    hardware = machine.describe()
+    hardware = host.describe()
     print(
-        f"{machine.in_words(hardware)}: bfloat16 multiplies at {bfloat16_ratio:.2f}x float32's speed, "
+        f"{host.in_words(hardware)}: bfloat16 multiplies at {bfloat16_ratio:.2f}x float32's speed, "
         f"so {dtype} is served; memory reads {bandwidth / 1e9:.1f} GB/s, "
         f"at most {ceilings[dtype]:.1f} steps/s in {dtype}; "
         f"float32 multiplies at {flops_per_s / 1e9:.0f} GFLOP/s, "
@@ -274,9 +274,7 @@ def main() -> int:
         chosen = choose(arguments, model, dtype, context_tokens)
         rows = list(measure(chosen, cells, arguments.repeats, Path(logs)))
     compare(rows, ceilings, flops_per_s, smol_checkpoint.flops_a_token(arguments.layers))
-    title = (
-        f"SmolLM2-135M's shape ({arguments.layers} layers), {machine.in_words(hardware)}, {arguments.repeats} repeats"
-    )
+    title = f"SmolLM2-135M's shape ({arguments.layers} layers), {host.in_words(hardware)}, {arguments.repeats} repeats"
     Console(stderr=True, width=180).print(table(rows, title))
     result = {"hardware": hardware, "read_bytes_per_s": bandwidth, "flops_per_s": flops_per_s}
     result |= {"bfloat16_ratio": bfloat16_ratio, "ceilings_steps_per_s": ceilings, "rows": rows}

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.claims import (
+from benchmarks.harness.design_claims import (
     FAILS,
     HOLDS,
     MICROSERVICES,
@@ -23,9 +23,9 @@ from benchmarks.claims import (
     Verdict,
     judge_all,
 )
-from benchmarks.machine import in_words
-from benchmarks.process import ROOT
-from benchmarks.speaker import LANGUAGES, Speaker, speaker
+from benchmarks.harness.host import in_words
+from benchmarks.harness.process import ROOT
+from benchmarks.harness.wording import LANGUAGES, Speaker, speaker
 
 RESULTS = ROOT / "notebooks" / "results"
 PAGE = ROOT / "docs" / "comparison.md"

@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capacity.errors import BrokenFile, CapacityError, InvalidInput, UnknownName
-    from capacity.explain import explain_model
-    from capacity.fixes import Fix, apply_fix, fixes_for, refuse
-    from capacity.hardware import Device, Hardware, load_hardware, this_machine
-    from capacity.kv import KvLayout, largest_context, line_at, session_bytes
-    from capacity.model import Model, load_model, model_from_config
-    from capacity.overheads import Measured
-    from capacity.plan import Plan, Refusal, Verdict, check, make_plan
-    from capacity.workload import Engine, Request, Workload
+    from capacity.hardware.nodes import Device, Hardware, load_hardware, this_machine
+    from capacity.memory.kv import KvLayout, largest_context, line_at, session_bytes
+    from capacity.memory.overheads import Measured
+    from capacity.model.model import Model, load_model, model_from_config
+    from capacity.planning.explain import explain_model
+    from capacity.planning.fixes import Fix, apply_fix, fixes_for, refuse
+    from capacity.planning.plan import Plan, Refusal, Verdict, check, make_plan
+    from capacity.planning.workload import Engine, Request, Workload
 
 _HOME = {
     "errors": ("BrokenFile", "CapacityError", "InvalidInput", "UnknownName"),
-    "explain": ("explain_model",),
-    "fixes": ("Fix", "apply_fix", "fixes_for", "refuse"),
-    "hardware": ("Device", "Hardware", "load_hardware", "this_machine"),
-    "kv": ("KvLayout", "largest_context", "line_at", "session_bytes"),
-    "model": ("Model", "load_model", "model_from_config"),
-    "overheads": ("Measured",),
-    "plan": ("Plan", "Refusal", "Verdict", "check", "make_plan"),
-    "workload": ("Engine", "Request", "Workload"),
+    "planning.explain": ("explain_model",),
+    "planning.fixes": ("Fix", "apply_fix", "fixes_for", "refuse"),
+    "hardware.nodes": ("Device", "Hardware", "load_hardware", "this_machine"),
+    "memory.kv": ("KvLayout", "largest_context", "line_at", "session_bytes"),
+    "model.model": ("Model", "load_model", "model_from_config"),
+    "memory.overheads": ("Measured",),
+    "planning.plan": ("Plan", "Refusal", "Verdict", "check", "make_plan"),
+    "planning.workload": ("Engine", "Request", "Workload"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -9,19 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from capacity.calibrate import measure
-from capacity.embedders import embedder_bytes
 from capacity.errors import CapacityError, InvalidInput
-from capacity.explain import explain_model
-from capacity.fixes import refuse
-from capacity.hardware import Hardware, custom_hardware, load_hardware, this_machine
-from capacity.latency import Objective, estimate_latency, largest_batch
-from capacity.measurements import Measurements, read_measurements
-from capacity.model import load_model
-from capacity.plan import Plan, Refusal, Verdict, check, make_plan
+from capacity.hardware.nodes import Hardware, custom_hardware, load_hardware, this_machine
+from capacity.hardware.validate import catalogue_files, validate_catalogue, validate_file
+from capacity.model.embedders import embedder_bytes
+from capacity.model.model import load_model
+from capacity.planning.calibrate import measure
+from capacity.planning.explain import explain_model
+from capacity.planning.fixes import refuse
+from capacity.planning.latency import Objective, estimate_latency, largest_batch
+from capacity.planning.measurements import Measurements, read_measurements
+from capacity.planning.plan import Plan, Refusal, Verdict, check, make_plan
+from capacity.planning.workload import Engine, Request, Workload
 from capacity.units import GIB, ceil_div
-from capacity.validate import catalogue_files, validate_catalogue, validate_file
-from capacity.workload import Engine, Request, Workload
 
 FITS, DOES_NOT_FIT, INVALID = 0, 3, 2
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from deploy.commands import main
+from deploy.cli import main
 
 sys.exit(main())

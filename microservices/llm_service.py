@@ -12,15 +12,15 @@ from collections.abc import Iterator
 
 from flask import Flask, Response, request
 
-from microservices.face import JSON, face, plain
-from rag import hops
-from rag.boot import Boot
-from rag.call import Call
+from microservices.service_app import JSON, face, plain
+from rag.cancellation import Call
 from rag.errors import GenerationFailed, InvalidRequest, NotReady, RagError
-from rag.hangups import Hangups
-from rag.hops import LlmFacts
-from rag.parts import Llm
-from rag.seams import DeltaStream
+from rag.interfaces import DeltaStream
+from rag.remote import payloads
+from rag.remote.payloads import LlmFacts
+from rag.remote.servables import Llm
+from rag.serving.disconnects import Hangups
+from rag.serving.lifecycle import Boot
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def create_app(boot: Boot[Llm]) -> Flask:
 
     def facts(llm: Llm) -> bytes:
         generator = llm.generator
-        return hops.write(hops.LLM_FACTS, LlmFacts(generator.name, generator.max_model_len, llm.fingerprint))
+        return payloads.write(payloads.LLM_FACTS, LlmFacts(generator.name, generator.max_model_len, llm.fingerprint))
 
     app = face("llm", boot, facts)
     hangups = Hangups()
@@ -40,7 +40,7 @@ def create_app(boot: Boot[Llm]) -> Flask:
     @app.post("/generate")
     def generate() -> Response:
         llm = boot.loaded()
-        asked = hops.read(hops.GENERATE_CALL, request.get_data())
+        asked = payloads.read(payloads.GENERATE_CALL, request.get_data())
         if asked.tokenizer != llm.fingerprint:
             raise NotReady(
                 "the prompt was encoded for another model than the one that runs now",
@@ -81,7 +81,7 @@ def create_app(boot: Boot[Llm]) -> Flask:
 
     @app.post("/encode")
     def encode() -> Response:
-        asked = hops.read(hops.ENCODE_CALL, request.get_data())
+        asked = payloads.read(payloads.ENCODE_CALL, request.get_data())
         return plain(boot.loaded().generator.encode(asked.messages))
 
     @app.get("/tokenizer")
@@ -89,7 +89,7 @@ def create_app(boot: Boot[Llm]) -> Flask:
         published = boot.loaded().tokenizer
         if published is None:
             raise InvalidRequest("this model's tokenizer is not published", field="request", remedy="use /encode")
-        return Response(hops.write(hops.TOKENIZER, published), mimetype=JSON)
+        return Response(payloads.write(payloads.TOKENIZER, published), mimetype=JSON)
 
     @app.get("/plan")
     def plan() -> Response:
@@ -97,11 +97,11 @@ def create_app(boot: Boot[Llm]) -> Flask:
 
     @app.get("/usage")
     def usage() -> Response:
-        return Response(hops.write(hops.USAGE, boot.usage()), mimetype=JSON)
+        return Response(payloads.write(payloads.USAGE, boot.usage()), mimetype=JSON)
 
     @app.get("/kv_use")
     def kv_use() -> Response:
-        return Response(hops.write(hops.KV_USE, boot.kv_use()), mimetype=JSON)
+        return Response(payloads.write(payloads.KV_USE, boot.kv_use()), mimetype=JSON)
 
     @app.get("/refusals/busy")
     def busy() -> Response:
@@ -109,7 +109,7 @@ def create_app(boot: Boot[Llm]) -> Flask:
 
     @app.post("/refusals/too_long")
     def too_long() -> Response:
-        asked = hops.read(hops.TOO_LONG_CALL, request.get_data())
+        asked = payloads.read(payloads.TOO_LONG_CALL, request.get_data())
         refusal = boot.loaded().generator.admission.too_long(
             asked.prompt_tokens, asked.new_tokens, allow_long=asked.allow_long
         )
@@ -125,11 +125,11 @@ def _lines(deltas: DeltaStream) -> Iterator[bytes]:
     try:
         for delta in deltas:
             model_s += time.perf_counter() - began
-            yield hops.write_delta(delta)
+            yield payloads.write_delta(delta)
             began = time.perf_counter()  # what it takes to send a line is the hop's
-        yield hops.write_model_time(model_s)
+        yield payloads.write_model_time(model_s)
     except RagError as error:
-        yield hops.write_failure(error)
+        yield payloads.write_failure(error)
     except Exception:
         _log.exception("a generation failed")
-        yield hops.write_failure(GenerationFailed("the answer could not be completed"))
+        yield payloads.write_failure(GenerationFailed("the answer could not be completed"))

@@ -17,16 +17,16 @@ from collections.abc import Callable
 from flask import Flask, Response
 
 import inference
-from microservices.face import plain
-from rag.boot import Boot
+from microservices.service_app import plain
+from rag.answering.pipeline import Pipeline
+from rag.composition import make_pipeline
 from rag.errors import Failed, NotReady, RagError
-from rag.load import make_pipeline
-from rag.pipeline import Pipeline
-from rag.remote import RemoteEmbedder, RemoteGenerator, RemoteRetriever
-from rag.remote_admission import RemoteAdmission
-from rag.service import Exchange, Service
+from rag.remote.clients import RemoteEmbedder, RemoteGenerator, RemoteRetriever
+from rag.remote.http_client import Exchange, Service
+from rag.remote.remote_admission import RemoteAdmission
+from rag.serving.lifecycle import Boot
+from rag.serving.telemetry import Telemetry
 from rag.settings import Settings
-from rag.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 

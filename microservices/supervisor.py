@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag.errors import Failed, NotReady, RagError, Unreachable
-from rag.service import Service
+from rag.remote.http_client import Service
 
 _log = logging.getLogger(__name__)
 

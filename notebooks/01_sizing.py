@@ -40,15 +40,15 @@ KV_DTYPE = "fp8"
 from IPython.display import Markdown, display
 from matplotlib import pyplot
 
-from benchmarks.speaker import speaker
+from benchmarks.harness.wording import speaker
 from capacity import Engine, Request, Workload, apply_fix, check, load_hardware, load_model, make_plan, refuse
 from capacity.report import markdown, page
 from capacity.report.figures import figures as report_figures
 from capacity.report.sections import compose
 from capacity.report.writer import Writer
-from notebooks import figures
+from notebooks import plots
 
-figures.use_style()
+plots.use_style()
 spoken = speaker(LANGUAGE)
 say, numbers = spoken.say, spoken.numbers
 GIB = 2**30
@@ -68,7 +68,7 @@ request = Request(
     Engine(kv_dtype=KV_DTYPE),
 )
 plan = make_plan(request).plan
-figures.table(
+plots.table(
     [say("grandeza", "quantity"), say("valor", "value")],
     [
         [say("instâncias", "instances"), f"{plan.instances} × {plan.hardware}"],
@@ -96,12 +96,12 @@ parts = {
     if term["gib"] > 0
 }
 _, axes = pyplot.subplots(figsize=(8, 2.6))
-figures.stack(axes, parts, lambda value: numbers.number(value, 1))
+plots.stack(axes, parts, lambda value: numbers.number(value, 1))
 axes.set(
     title=say(f"Memória de uma GPU de {HARDWARE}, GiB", f"Memory of one {HARDWARE} GPU, GiB"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
 pyplot.show()
 
 # %% [markdown]
@@ -123,7 +123,7 @@ curves = {
     for dtype in ("bf16", "fp8", "int4")
 }
 _, axes = pyplot.subplots()
-figures.lines(axes, contexts, curves)
+plots.lines(axes, contexts, curves)
 axes.set(
     xscale="log", yscale="log", xticks=contexts,
     title=say(f"{MODEL}: sessões que cabem em um {HARDWARE}", f"{MODEL}: sessions that fit one {HARDWARE}"),
@@ -131,8 +131,8 @@ axes.set(
     ylabel=say("sessões por nó", "sessions a node"),
 )  # fmt: skip
 axes.minorticks_off()
-axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
-axes.yaxis.set_major_formatter(figures.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
+axes.yaxis.set_major_formatter(plots.axis(spoken, 0))
 pyplot.show()
 
 # %% [markdown]
@@ -151,7 +151,7 @@ for dtype in ("bf16", "fp8"):
         verdict = make_plan(request.with_changes(**smaller, kv_dtype=dtype, hardware=load_hardware(machine)))
         needed[f"KV {dtype}"].append(verdict.plan.instances if verdict.fits else None)
 _, axes = pyplot.subplots()
-figures.bars(axes, machines, needed, numbers.number)
+plots.bars(axes, machines, needed, numbers.number)
 axes.set(
     title=say(f"{MODEL}, 200 sessões de 32.768 tokens", f"{MODEL}, 200 sessions of 32,768 tokens"),
     ylabel=say("instâncias", "instances"),
@@ -168,7 +168,7 @@ pyplot.show()
 # %%
 names = {"minimum": say("mínimo", "minimum"), "recommended": say("recomendado", "recommended"), "ideal": "ideal"}
 scenarios = report["scenarios"]
-figures.table(
+plots.table(
     [say("cenário", "scenario"), say("folga", "headroom"), say("orçamento por nó", "budget a node"),
      say("sessões por nó", "sessions a node"), say("nós", "nodes"), say("sessões se um nó cair", "sessions after one failure")],
     [
@@ -179,13 +179,13 @@ figures.table(
     ],
 )  # fmt: skip
 _, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3.2))
-figures.bars(
+plots.bars(
     left, list(names.values()), {say("nós", "nodes"): [scenarios[key]["nodes"] for key in names]}, numbers.number
 )
 left.set_title(say("Nós", "Nodes"))
 held = [scenarios[key]["nodes"] * scenarios[key]["sessions_per_node"] for key in names]
-figures.bars(right, list(names.values()), {say("sessões", "sessions"): held}, numbers.number)
-right.axhline(CONCURRENCY, color=figures.PALETTE[5], linestyle="--")
+plots.bars(right, list(names.values()), {say("sessões", "sessions"): held}, numbers.number)
+right.axhline(CONCURRENCY, color=plots.PALETTE[5], linestyle="--")
 asked = numbers.number(CONCURRENCY)
 right.set_title(say(f"Sessões (tracejado: {asked} pedidas)", f"Sessions (dashed: {asked} asked)"))
 pyplot.show()
@@ -217,7 +217,7 @@ verdict = check(too_much)
 refusal = refuse(too_much, verdict)
 print(refusal.message)
 checked = [check(apply_fix(too_much, fix)) for fix in refusal.fixes]
-figures.table(
+plots.table(
     [say("remédio", "fix"), say("efeito", "effect"), say("conferido de novo", "checked again"), say("sobra", "left over")],
     [
         [f"`{fix.flags}`", fix.effect, say("cabe", "fits") if again.fits else say("NÃO CABE", "DOES NOT FIT"),
@@ -237,9 +237,9 @@ plans = [verdict.plan, *(again.plan for again in checked)]
 _, axes = pyplot.subplots(figsize=(8, 4.2))
 rows = range(len(plans))
 axes.barh(
-    rows, [made.need_total_bytes / GIB for made in plans], 0.62, color=figures.PALETTE[0], label=say("precisa", "needs")
+    rows, [made.need_total_bytes / GIB for made in plans], 0.62, color=plots.PALETTE[0], label=say("precisa", "needs")
 )
-axes.scatter([made.have_bytes / GIB for made in plans], rows, marker="|", s=520, linewidths=3, color=figures.PALETTE[5],
+axes.scatter([made.have_bytes / GIB for made in plans], rows, marker="|", s=520, linewidths=3, color=plots.PALETTE[5],
              zorder=3, label=say("tem", "has"))  # fmt: skip
 axes.set_yticks(rows, labels)
 axes.invert_yaxis()
@@ -247,6 +247,6 @@ axes.set(
     title=say("Memória de um posto: o que precisa e o que tem", "Memory of one rank: what it needs and what it has"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
 axes.legend(loc="lower right", markerscale=0.4)
 pyplot.show()

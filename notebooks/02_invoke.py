@@ -43,14 +43,14 @@ from contextlib import ExitStack
 import boto3
 from matplotlib import pyplot
 
-from benchmarks.process import served
-from benchmarks.speaker import speaker
-from deploy.client import CONFIG, Client
-from deploy.failures import CallFailed, SessionClosed
-from deploy.local_runtime import LocalRuntime
-from notebooks import figures
+from benchmarks.harness.process import served
+from benchmarks.harness.wording import speaker
+from deploy.local.runtime import LocalRuntime
+from notebooks import plots
+from rag_client.client import CONFIG, Client
+from rag_client.failures import CallFailed, SessionClosed
 
-figures.use_style()
+plots.use_style()
 spoken = speaker(LANGUAGE)
 say, numbers = spoken.say, spoken.numbers
 
@@ -78,7 +78,7 @@ response = runtime.invoke_endpoint(
 )
 answer = json.load(response["Body"])
 print(answer["text"])
-figures.table(
+plots.table(
     [say("fonte", "source"), say("título", "title"), say("nota", "score"), say("citada", "cited")],
     [
         [
@@ -98,9 +98,9 @@ figures.table(
 stages = {"retrieve_s": say("busca", "retrieval"), "prompt_s": "prompt", "generate_s": say("geração", "generation")}
 spent = {words: 1e3 * answer["timings"][stage] for stage, words in stages.items()}
 _, axes = pyplot.subplots(figsize=(8, 2.2))
-figures.stack(axes, spent, lambda value: numbers.number(value, 1))
+plots.stack(axes, spent, lambda value: numbers.number(value, 1))
 axes.set(title=say("Milissegundos por etapa", "Milliseconds by stage"), xlabel="ms")
-axes.xaxis.set_major_formatter(figures.axis(spoken))
+axes.xaxis.set_major_formatter(plots.axis(spoken))
 pyplot.show()
 
 # %% [markdown]

@@ -38,13 +38,13 @@ import subprocess
 from IPython.display import Markdown, display
 from matplotlib import pyplot
 
-from benchmarks.claims import MICROSERVICES, MONOLITH, judge_all
-from benchmarks.speaker import speaker
+from benchmarks.harness.design_claims import MICROSERVICES, MONOLITH, judge_all
+from benchmarks.harness.wording import speaker
 from benchmarks.verdicts import conditions, read, verdict_words
-from notebooks import figures
+from notebooks import plots
 from notebooks.panels import draw
 
-figures.use_style()
+plots.use_style()
 spoken = speaker(LANGUAGE)
 say, numbers = spoken.say, spoken.numbers
 
@@ -62,7 +62,7 @@ display(Markdown(conditions(compared, spoken)))
 
 # %%
 verdicts = judge_all(compared, operation, spoken)
-figures.table(
+plots.table(
     [say("afirmação", "claim"), say("medido", "measured"), say("veredito", "verdict")],
     [
         [
@@ -131,13 +131,13 @@ for axes, title, of in (
     (left, say("Primeiro token, p50 (s)", "First token, p50 (s)"), lambda found: found["ttft_s"]["p50"]["value"]),
     (right, say("Pedidos por segundo", "Requests a second"), lambda found: found["requests_per_s"]["value"]),
 ):
-    figures.lines(
+    plots.lines(
         axes, clients, {name: [of(compared["closed"][str(count)][name]) for count in clients] for name in designs}
     )
     axes.set(xscale="log", xticks=clients, title=title, xlabel=say("clientes", "clients"), ylim=(0, None))
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(figures.axis(spoken, 0))
-    axes.yaxis.set_major_formatter(figures.axis(spoken))
+    axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
+    axes.yaxis.set_major_formatter(plots.axis(spoken))
 pyplot.show()
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""One small chart a claim: the figures that benchmarks.claims judges, as bars."""
+"""One small chart a claim: the figures that benchmarks.harness.design_claims judges, as bars."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from benchmarks.claims import MIB, Verdict
-from benchmarks.speaker import Speaker
+from benchmarks.harness.design_claims import MIB, Verdict
+from benchmarks.harness.wording import Speaker
 from benchmarks.verdicts import verdict_words
-from notebooks.figures import PALETTE, bars
+from notebooks.plots import PALETTE, bars
 
 Document = Mapping[str, Any]
 _DESIGNS = ("monolith", "microservices")

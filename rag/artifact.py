@@ -1,7 +1,7 @@
 """An artifact: one directory with all that an endpoint needs, as it lies in S3 and below /opt/ml/model.
 
     llm/NAME/  embedder/NAME/  reranker/NAME/   models, each under the name that answers and the index call it by
-    index/                                      see rag/index.py
+    index/                                      see rag/retrieval/index.py
     settings.json                               variable → value; paths are relative to the artifact
     plan.json                                   the Plan that was made for it
     manifest.json                               size and SHA-256 of every file above

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from rag import artifact
 from rag.build_index import build, default_store, read
 from rag.checkpoint import refuse_pickle, resolve_model
-from rag.embedding import SentenceTransformerEmbedder, embedder_directory
+from rag.embedding.sentence_transformer import SentenceTransformerEmbedder, embedder_directory
 from rag.errors import DoesNotFit, InvalidRequest, RagError
-from rag.index_store import writing
 from rag.planning import make_plan
+from rag.retrieval.manifest import writing
 from rag.settings import Settings
 
 # Where the machine that serves differs from the one that builds, or where the artifact itself is the answer.

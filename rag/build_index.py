@@ -14,17 +14,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rag.adapter import LocalEmbedder, load_adapter
-from rag.bulk_embedding import embed_on_ray
-from rag.chunking import Chunker
-from rag.documents import Folder, read_folder
-from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
-from rag.embedding_store import EmbeddingStore, Keys, StoredVectors, embed_texts
+from rag.documents.chunking import Chunker
+from rag.documents.embedding_store import EmbeddingStore, Keys, StoredVectors, embed_texts
+from rag.documents.folder import Folder, read_folder
+from rag.documents.ray_embedding import embed_on_ray
+from rag.documents.readers import READERS
+from rag.embedding.adapter import LocalEmbedder, load_adapter
+from rag.embedding.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import InvalidRequest, RagError
-from rag.index import DEFAULT_FACTORY, build_index
-from rag.passages import Chunk
-from rag.readers import READERS
-from rag.vectors import refuse_factory
+from rag.retrieval.index import DEFAULT_FACTORY, build_index
+from rag.retrieval.passage_store import Chunk
+from rag.retrieval.vector_index import refuse_factory
 
 # Longer chunks blur what a vector says, and leave a prompt room for fewer of them; shorter ones lose what a question is
 # about. Of 128, 192, 224 and 256 tokens, 192 ranks best on FaQuAD (benchmarks/retrieval.py).
@@ -69,7 +69,7 @@ def build(
     """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built.
 
     What has been embedded before, by a build that ended or by one that was killed, is taken from the store in
-    `embeddings`: beside `output` unless named. `bulk` embeds in place of `embedder` (see rag.bulk_embedding).
+    `embeddings`: beside `output` unless named. `bulk` embeds in place of `embedder` (see rag.documents.ray_embedding).
     """
     start_s = time.monotonic()
     if factory != DEFAULT_FACTORY:

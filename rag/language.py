@@ -10,7 +10,7 @@ from typing import Any
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from rag.seams import Language
+from rag.interfaces import Language
 
 # A question's beginning tells; the time taken grows with the text.
 _READ_CHARACTERS = 120

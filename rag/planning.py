@@ -25,13 +25,13 @@ from capacity import (
     refuse,
 )
 from capacity.errors import CapacityError
-from capacity.fixes import largest_concurrency
-from capacity.hardware import Device
-from rag.backend_choice import BackendChoice, choose_backend
+from capacity.hardware.nodes import Device
+from capacity.planning.fixes import largest_concurrency
+from rag.backends.choice import BackendChoice, choose_backend
 from rag.checkpoint import resolve_model
-from rag.embedding import embedder_directory
+from rag.embedding.sentence_transformer import embedder_directory
 from rag.errors import DoesNotFit, InvalidRequest
-from rag.index_store import read_manifest
+from rag.retrieval.manifest import read_manifest
 from rag.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "u8": "u8"}
 # What a session costs: where a deployment was planned with other figures, its number of instances is wrong.
 _SESSION_FIGURES = ("context_tokens", "kv_dtype", "weights_dtype", "block_size_tokens", "kv_bytes_per_session")
-# OpenVINO's blocks, which hold as many tokens in windowed layers as in the others (rag/openvino_paged.py).
+# OpenVINO's blocks, which hold as many tokens in windowed layers as in the others (rag/backends/openvino_paged.py).
 _BLOCK_TOKENS = 32
 # What OpenVINO holds beyond weights and KV, as a share of the weights and by layer. Fitted to what
 # `python -m benchmarks.paged memory` saw of one model of 30 layers in float32 on AVX2; why it is held is not known.
@@ -52,7 +52,7 @@ _KERNEL_BYTES = 64 * 2**20
 def make_plan(settings: Settings, *, with_retrieval: bool = True) -> Plan:
     """The plan for these settings on this machine, or on HARDWARE where it is set; nothing is loaded for it.
 
-    Without `with_retrieval` embedder and index are another process's (rag/retrieval_plan.py).
+    Without `with_retrieval` embedder and index are another process's (rag/remote/retrieval_plan.py).
     CONCURRENCY=auto takes the most sessions that fit. Raises DoesNotFit with the whole refusal, InvalidRequest for
     settings that contradict the model, ModelRefused or IndexRefused where a file is missing.
     """

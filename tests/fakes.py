@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rag.admission import Admission, Budget
+from rag.admission.admission import Admission, Budget
+from rag.answering.pipeline import Pipeline
+from rag.answering.sessions import Sessions
 from rag.errors import GenerationFailed, PromptTooLong, RagError, SessionClosed
-from rag.pipeline import Pipeline
-from rag.seams import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
-from rag.sessions import Sessions
+from rag.interfaces import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
 
 PASSAGES = (
     Passage("pt/brasilia.md#0", "Brasília", "Brasília é a capital do Brasil desde 1960.", 0.9, {"language": "pt"}),

@@ -16,10 +16,10 @@ import atheris
 
 with atheris.instrument_imports(include=["inference", "rag"]):
     from inference import create_app
-    from rag.boot import Boot
+    from rag.serving.lifecycle import Boot
     from rag.settings import Settings
 from tests.fakes import fake_pipeline
-from tests.unit.test_fuzz import BODIES, TYPES
+from tests.unit.serving.test_fuzz import BODIES, TYPES
 
 
 def main() -> None:

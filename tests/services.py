@@ -12,11 +12,11 @@ from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from microservices import llm_service, vector_service
-from rag.admission import Admission
-from rag.admitted import AdmittedGenerator
-from rag.boot import Boot
-from rag.chat_tokenizer import PublishedTokenizer
-from rag.parts import Llm, Retrieval
+from rag.admission.admission import Admission
+from rag.admission.admitted_generator import AdmittedGenerator
+from rag.engine.chat_tokenizer import PublishedTokenizer
+from rag.remote.servables import Llm, Retrieval
+from rag.serving.lifecycle import Boot
 from tests.fakes import FakeEmbedder, FakeGenerator, FakeRetriever, fake_admission
 
 

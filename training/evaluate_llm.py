@@ -23,11 +23,11 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.agreement import contains, exact
-from rag.documents import Document, read_folder
-from rag.prompt import NOT_IN_PASSAGES, write_messages
-from training.exercise import passage
-from training.scoring import HELD_OUT, after_a_turn, generated, score
+from benchmarks.harness.agreement import contains, exact
+from rag.answering.prompt import NOT_IN_PASSAGES, write_messages
+from rag.documents.folder import Document, read_folder
+from training.exercises.exercise import passage
+from training.exercises.scoring import HELD_OUT, after_a_turn, generated, score
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -40,16 +40,17 @@ once on any machine, and no more than that. Any other model takes its place by o
 
 `LlamaForCausalLM`: $layers layers, width $width, $heads heads ($kv_heads for keys and values), feed-forward $hidden, a
 vocabulary of $vocabulary (byte-level BPE, digits one by one), tied embeddings, $positions positions, float32,
-$megabytes MB. Prompts are those of `rag.prompt.write_messages`; others it does not know. The chat template leaves the
-system message out and puts the question before the passages as well, so that they are read in the light of it.
+$megabytes MB. Prompts are those of `rag.answering.prompt.write_messages`; others it does not know. The chat template
+leaves the system message out and puts the question before the passages as well, so that they are read in the light of
+it.
 
 ## Training
 
 From scratch, on a CPU, by `python -m training.train_llm`:
 $extent.
-The weights start with induction heads by construction (`training/induction.py`), and one head is taught to find the
-question's words in the passages (`training/matching.py`). A curriculum in $stages stages, each begun when the one
-before is learnt or has had its time, goes from bare copying and single facts to serving's own prompts:
+The weights start with induction heads by construction (`training/attention/induction.py`), and one head is taught to
+find the question's words in the passages (`training/attention/matching.py`). A curriculum in $stages stages, each begun
+when the one before is learnt or has had its time, goes from bare copying and single facts to serving's own prompts:
 
 - facts about invented names in $relations relations, each with several phrasings in both languages, among distractors;
 - texts of every kind with questions in other words, written for this training (`reading.json`);
@@ -114,8 +115,8 @@ def main() -> None:
 
 def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, Any], history: str = "") -> str:
     """The card's text for the weights in `model`; `history` is a paragraph on what was particular to their training."""
-    from training.curriculum import STAGES  # noqa: PLC0415 - the tables are only counted here
-    from training.relations import RELATIONS  # noqa: PLC0415
+    from training.exercises.curriculum import STAGES  # noqa: PLC0415 - the tables are only counted here
+    from training.exercises.relations import RELATIONS  # noqa: PLC0415
 
     config = json.loads((model / "config.json").read_text("utf-8"))
     weights = model / "model.safetensors"

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 from tqdm import tqdm
 
-from benchmarks.squad import read_squad
-from rag.adapter import save_adapter, unit
-from rag.embedding import DEFAULT_MODEL, SentenceTransformerEmbedder
-from rag.embedding_store import EmbeddingStore, embed_texts
+from benchmarks.harness.squad import read_squad
+from rag.documents.embedding_store import EmbeddingStore, embed_texts
+from rag.embedding.adapter import save_adapter, unit
+from rag.embedding.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import InvalidRequest, RagError
+from rag.interfaces import Language, Vectors
 from rag.language import detect_language
-from rag.seams import Language, Vectors
 
 _TEMPERATURE = 0.05
 _PATIENCE_EPOCHS = 10

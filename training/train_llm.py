@@ -26,17 +26,17 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rag import process_memory
-from training.curriculum import STAGES, Curriculum, tokenizer_texts
-from training.exercise import Exercise
-from training.induction import ROPE_THETA, start_with_induction_heads
-from training.matching import MatchingLoss
+from rag.process import process_memory
+from training.attention.induction import ROPE_THETA, start_with_induction_heads
+from training.attention.matching import MatchingLoss
+from training.attention.pointing import PointingLoss
+from training.exercises.curriculum import STAGES, Curriculum, tokenizer_texts
+from training.exercises.exercise import Exercise
+from training.exercises.packing import IGNORED, Batch, Packed, collate, pack
+from training.exercises.scoring import Scores, held_out, score
+from training.exercises.texts import QUESTIONS, READING, read_material
+from training.exercises.tokenizer import train_tokenizer
 from training.optimizer import build_optimizers
-from training.packing import IGNORED, Batch, Packed, collate, pack
-from training.pointing import PointingLoss
-from training.scoring import Scores, held_out, score
-from training.texts import QUESTIONS, READING, read_material
-from training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_PACKED_TOKENS = 1280
@@ -143,7 +143,7 @@ class Training:
         self.optimizers = build_optimizers(self.model, options.learning_rate)
         self._pointing_loss = PointingLoss(self.model.model.layers[-1].self_attn, options.first_token_weight)
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        # The layer that starts by looking for contents: see training/induction.py.
+        # The layer that starts by looking for contents: see training/attention/induction.py.
         self._matching_loss = MatchingLoss(self.model.model.layers[1].self_attn, tokens)
         self._sampling = torch.Generator()
         self._stopping = False

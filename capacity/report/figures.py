@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from capacity.errors import CapacityError
-from capacity.facility import Facility, StorageProfile, facility, storage_profile
-from capacity.fixes import refuse
-from capacity.kv import KvLayout, line_at
-from capacity.latency import Latency, estimate_latency, largest_batch, tokens_of
-from capacity.measurements import MeasuredLatency
-from capacity.plan import Verdict, check
+from capacity.memory.kv import KvLayout, line_at
+from capacity.planning.facility import Facility, StorageProfile, facility, storage_profile
+from capacity.planning.fixes import refuse
+from capacity.planning.latency import Latency, estimate_latency, largest_batch, tokens_of
+from capacity.planning.measurements import MeasuredLatency
+from capacity.planning.plan import Verdict, check
+from capacity.planning.scenarios import EXACT, POLICIES, Policy, Scenario, Sizing, size
+from capacity.planning.workload import Request
 from capacity.precision import kv_format
-from capacity.scenarios import EXACT, POLICIES, Policy, Scenario, Sizing, size
 from capacity.units import GIB, TIB, ceil_div
-from capacity.workload import Request
 
 SCHEMA = "capacity.report/1"
 # Contexts of the curve of sessions against context, as shares of the one asked for and beyond it.

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.process import ROOT, free_port
+from benchmarks.harness.process import ROOT, free_port
 
 _LIMIT_S = 180.0
 # What runs inside a container that no port leads into: one request to its own loopback, the answer on stdout.

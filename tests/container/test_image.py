@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.process import ROOT
+from benchmarks.harness.process import ROOT
 from tests.container.conftest import Container, call
 
 Run = Callable[..., Container]

@@ -16,9 +16,9 @@ import boto3
 import httpx
 import pytest
 
-from benchmarks.process import served
-from deploy.client import CONFIG
-from deploy.local_runtime import LocalRuntime
+from benchmarks.harness.process import served
+from deploy.local.runtime import LocalRuntime
+from rag_client.client import CONFIG
 from tests.contract.runtime_transport import RuntimeTransport
 
 _NAME = os.environ.get("ENDPOINT_NAME")

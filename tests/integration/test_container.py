@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.process import ROOT, ServedProcess, free_port, served
+from benchmarks.harness.process import ROOT, ServedProcess, free_port, served
 
 INDEX = ROOT / "build" / "index"
 

@@ -9,13 +9,13 @@ from typing import Any
 import boto3
 import pytest
 
-from benchmarks.process import ServedProcess
-from deploy.client import Client
-from deploy.commands import main
-from deploy.failures import InvalidRequest
-from deploy.local_endpoint import Limits
-from tests.unit.deploy.artifact import write_artifact
-from tests.unit.deploy.platform import Platform, platform
+from benchmarks.harness.process import ServedProcess
+from deploy.cli import main
+from deploy.local.local_endpoint import Limits
+from rag_client.client import Client
+from rag_client.failures import InvalidRequest
+from tests.unit.deploy.artifact_fixture import write_artifact
+from tests.unit.deploy.fake_aws import Platform, platform
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.process import ROOT, ServedProcess, free_port
+from benchmarks.harness.process import ROOT, ServedProcess, free_port
 
 PORTUGUESE, ENGLISH = "Qual a capital do Brasil?", "What is the capital of Brazil?"
 

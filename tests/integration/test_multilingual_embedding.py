@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.embedding import Prefixes, SentenceTransformerEmbedder
+from rag.embedding.sentence_transformer import Prefixes, SentenceTransformerEmbedder
 
 TEXTS = [
     "O conselho municipal aprovou as mudanças no regulamento das escolas públicas durante o verão.",

@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from rag.errors import ModelRefused
-from rag.reranking import CrossEncoderReranker
+from rag.retrieval.reranking import CrossEncoderReranker
 
 TEXTS = [f"Passage number {n}, {'long ' * n}indeed." for n in range(10)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local_runtime import LocalRuntime
-from tests.unit.deploy.container import FakeContainer
+from deploy.local.runtime import LocalRuntime
+from tests.unit.deploy.fake_container import FakeContainer
 
 ROOT = Path(__file__).parents[2]
 SDK = Path(os.environ.get("SDK_VENV", ROOT / ".venv-sagemaker-core")) / "bin" / "python"

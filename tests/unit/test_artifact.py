@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rag import artifact
-from rag.boot import Boot
+from rag.answering.pipeline import Pipeline
+from rag.composition import load_pipeline
 from rag.errors import ArtifactRefused, InvalidRequest
-from rag.load import load_pipeline
-from rag.pipeline import Pipeline
+from rag.serving.lifecycle import Boot
 from rag.settings import Settings
 
 

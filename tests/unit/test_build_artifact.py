@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rag import artifact, build_artifact
-from rag.embedding import SentenceTransformerEmbedder
-from rag.index import Index
+from rag.embedding.sentence_transformer import SentenceTransformerEmbedder
+from rag.retrieval.index import Index
 from rag.settings import Settings
 from tests.unit.words_embedder import WordsEmbedder
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rag import build_index
-from rag.embedding import SentenceTransformerEmbedder
+from rag.embedding.sentence_transformer import SentenceTransformerEmbedder
 from rag.errors import ModelRefused
-from rag.index import Index
+from rag.retrieval.index import Index
 from tests.unit.words_embedder import WordsEmbedder
 
 

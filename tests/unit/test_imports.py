@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.imports import deferred
+from rag.process.imports import deferred
 
 
 @pytest.fixture

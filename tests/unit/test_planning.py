@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from capacity import Measured, this_machine
-from rag.boot import Boot
-from rag.conformance import held_bytes
+from rag.backends.int8_linear import quantize
+from rag.backends.openvino_paged import BLOCK_TOKENS, KV_TYPES, OpenVinoPaged
+from rag.backends.self_test import held_bytes
+from rag.backends.torch_slots import TorchSlots
 from rag.errors import DoesNotFit, IndexRefused, InvalidRequest
-from rag.index_store import Manifest, write_manifest
-from rag.int8_linear import quantize
-from rag.openvino_paged import BLOCK_TOKENS, KV_TYPES, OpenVinoPaged
 from rag.planning import make_plan, recheck
+from rag.retrieval.manifest import Manifest, write_manifest
+from rag.serving.lifecycle import Boot
 from rag.settings import Settings
-from rag.torch_slots import TorchSlots
 from tests.shapes import CONFIGS, random_model
 
 

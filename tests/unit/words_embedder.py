@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from rag.seams import Vectors
+from rag.interfaces import Vectors
 
 
 class WordsEmbedder:

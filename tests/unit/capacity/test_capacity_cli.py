@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sizing
-from capacity.calibrate import Sample, fit
 from capacity.catalog import document
 from capacity.errors import CapacityError
-from capacity.families import FAMILIES
-from capacity.measurements import read_measurements
+from capacity.model.families import FAMILIES
+from capacity.planning.calibrate import Sample, fit
+from capacity.planning.measurements import read_measurements
 
 ROOT = Path(__file__).parents[3]
 PLAN = "plan --model Llama-3.1-8B --server dgx300 --context 8192 --concurrency 10"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from capacity.errors import BrokenFile, CapacityError, InvalidInput, UnknownName
-from capacity.hardware import custom_hardware, hardware_from_file, instance_types, load_hardware, this_machine
-from capacity.machine import memory_bytes
+from capacity.hardware.machine import memory_bytes
+from capacity.hardware.nodes import custom_hardware, hardware_from_file, instance_types, load_hardware, this_machine
+from capacity.hardware.validate import problems_of, validate_catalogue, validate_file
+from capacity.memory.vectors import index_size
 from capacity.units import GIB, MIB
-from capacity.validate import problems_of, validate_catalogue, validate_file
-from capacity.vectors import index_size
 
 
 def test_the_catalogue_keeps_its_own_rules() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from capacity.catalog import document
 from capacity.errors import InvalidInput, UnknownName
-from capacity.kv import KvLayout, largest_context, line_at, session_bytes
-from capacity.layers import Layer
-from capacity.model import load_model, model_from_config
+from capacity.memory.kv import KvLayout, largest_context, line_at, session_bytes
+from capacity.model.layers import Layer
+from capacity.model.model import load_model, model_from_config
 from capacity.precision import KV_DTYPES, kv_format
 
 VECTORS = [

@@ -10,8 +10,8 @@ import pytest
 
 from capacity.catalog import document
 from capacity.errors import BrokenFile, InvalidInput, UnknownName
-from capacity.families import FAMILIES
-from capacity.model import load_model, model_from_config, model_names
+from capacity.model.families import FAMILIES
+from capacity.model.model import load_model, model_from_config, model_names
 
 # Parameters of each family's class at its default configuration, counted on the reference implementation (transformers
 # 5.23, meta device). Routers' correction biases are buffers there and parameters of the checkpoint here.

@@ -28,7 +28,7 @@ from capacity import (
     refuse,
     this_machine,
 )
-from capacity.hardware import Hardware
+from capacity.hardware.nodes import Hardware
 from capacity.units import GIB
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +139,7 @@ def test_what_is_no_packed_plan_is_refused(text: str) -> None:
 def test_a_plan_of_another_schema_or_with_missing_fields_is_refused() -> None:
     made = make_plan(request("Qwen2.5-0.5B", "L4", 1024, 1)).plan.to_json()
     with pytest.raises(InvalidInput, match="schema"):
-        Plan.from_json({**made, "schema": "capacity.plan/0"})
+        Plan.from_json({**made, "schema": "capacity.planning.plan/0"})
     del made["num_blocks"]
     with pytest.raises(InvalidInput, match="num_blocks"):
         Plan.from_json(made)
@@ -304,8 +304,9 @@ def test_capacity_imports_with_every_heavy_library_blocked() -> None:
 
 def test_a_plan_takes_less_than_fifty_milliseconds_after_start() -> None:
     program = (
-        "import time; from capacity.model import load_model; from capacity.hardware import load_hardware\n"
-        "from capacity.plan import make_plan; from capacity.workload import Engine, Request, Workload\n"
+        "import time; from capacity.model.model import load_model; from capacity.hardware.nodes import load_hardware\n"
+        "from capacity.planning.plan import make_plan\n"
+        "from capacity.planning.workload import Engine, Request, Workload\n"
         "begin = time.process_time()\n"
         "load, engine = Workload(131072, 1000), Engine(kv_dtype='fp8')\n"
         "asked = Request(load_model('gpt-oss-120b'), load_hardware('dgx300'), load, engine)\n"

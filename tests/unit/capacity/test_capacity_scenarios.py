@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capacity import Engine, InvalidInput, Request, Workload, load_hardware, load_model
-from capacity.facility import facility, storage_profile
-from capacity.latency import estimate_latency, largest_batch, tokens_of
-from capacity.measurements import MeasuredLatency
-from capacity.scenarios import POLICIES, Policy, size
+from capacity.planning.facility import facility, storage_profile
+from capacity.planning.latency import estimate_latency, largest_batch, tokens_of
+from capacity.planning.measurements import MeasuredLatency
+from capacity.planning.scenarios import POLICIES, Policy, size
 from capacity.units import GIB, TIB
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from capacity.allocation import rounding_bytes
 from capacity.catalog import document
 from capacity.errors import BrokenFile
-from capacity.model import load_model, model_from_config
-from capacity.safetensors import read_checkpoint
+from capacity.memory.allocation import rounding_bytes
+from capacity.memory.weights import checkpoint_bytes, rank_weights, stages
+from capacity.model.model import load_model, model_from_config
+from capacity.model.safetensors import read_checkpoint
 from capacity.units import GIB, MIB
-from capacity.weights import checkpoint_bytes, rank_weights, stages
 
 
 @pytest.mark.parametrize(

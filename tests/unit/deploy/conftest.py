@@ -11,10 +11,10 @@ import botocore.loaders
 import botocore.session
 import pytest
 
-from deploy.client import CONFIG, Client
-from deploy.local_endpoint import Limits
-from deploy.local_runtime import LocalRuntime
-from tests.unit.deploy.container import FakeContainer
+from deploy.local.local_endpoint import Limits
+from deploy.local.runtime import LocalRuntime
+from rag_client.client import CONFIG, Client
+from tests.unit.deploy.fake_container import FakeContainer
 
 ENDPOINT = "rag"
 

@@ -12,11 +12,11 @@ from typing import Any
 import boto3
 import pytest
 
-from deploy.client import Client
-from deploy.commands import main
-from tests.unit.deploy.artifact import write_artifact
-from tests.unit.deploy.container import FakeContainer
-from tests.unit.deploy.platform import Platform, platform
+from deploy.cli import main
+from rag_client.client import Client
+from tests.unit.deploy.artifact_fixture import write_artifact
+from tests.unit.deploy.fake_aws import Platform, platform
+from tests.unit.deploy.fake_container import FakeContainer
 
 ROLE = "arn:aws:iam::123456789012:role/rag"
 BUCKET = "rag-bucket"
@@ -190,8 +190,8 @@ def test_what_is_deployed_follows_from_the_plan(amazon: Platform, tmp_path: Path
 
 def test_only_what_changed_travels(amazon: Platform, tmp_path: Path) -> None:
     from deploy.account import Account
-    from deploy.artifact import read_artifact
-    from deploy.upload import upload
+    from deploy.aws.upload import upload
+    from deploy.spec.artifact_reader import read_artifact
 
     account = Account("us-east-1")
     first = read_artifact(write_artifact(tmp_path / "first", "um"))
@@ -315,7 +315,7 @@ def test_the_endpoint_s_own_failure_is_told_with_its_last_log_lines(
 def test_right_after_its_configuration_the_endpoint_may_take_a_second_try(
     amazon: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.endpoint._EVENTUALLY_S", 0.01)
+    monkeypatch.setattr("deploy.aws.endpoint._EVENTUALLY_S", 0.01)
     amazon.fail("create_endpoint", "ValidationException", "Could not find endpoint configuration", times=2)
     assert deploy(write_artifact(tmp_path / "artifact")) == 0
     assert amazon.calls.count("create_endpoint") == 3

@@ -9,9 +9,9 @@ from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.eventstream import payload_part, stream_error
-from deploy.frames import EventReader
-from deploy.local_runtime import rechunked
+from deploy.local.eventstream import payload_part, stream_error
+from deploy.local.runtime import rechunked
+from rag_client.frames import EventReader
 
 EVENTS: list[dict[str, Any]] = [
     {"type": "sources", "sources": [{"title": "Brasília — “capital”", "text": 'linha\nquebrada\r\u2028 aspas "'}]},

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.client import Client
-from tests.unit.deploy.container import FakeContainer
+from rag_client.client import Client
+from tests.unit.deploy.fake_container import FakeContainer
 
 ROOT = Path(__file__).parents[3]
 

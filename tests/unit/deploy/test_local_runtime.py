@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
-from deploy.local_endpoint import Limits
-from deploy.local_runtime import LocalRuntime
+from deploy.local.local_endpoint import Limits
+from deploy.local.runtime import LocalRuntime
 from tests.unit.deploy.conftest import ENDPOINT
-from tests.unit.deploy.container import FakeContainer
+from tests.unit.deploy.fake_container import FakeContainer
 
 
 def invoke(boto: Any, document: Any, **parameters: Any) -> Any:

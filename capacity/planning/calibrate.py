@@ -1,0 +1,178 @@
+"""Measures a running engine's latency, so that a plan can stand on figures of its own machine.
+
+Speaks this project's own shape to …/invocations and chat completions to any other address, streamed as server-sent
+events. Prompts of several lengths, one at a time, give the pace of prefill as the slope of TTFT; the time between
+tokens gives TPOT, once alone and once with several sessions at once.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any
+
+from capacity.errors import CapacityError, InvalidInput
+from capacity.planning.measurements import MeasuredLatency
+
+_WORDS = ("river", "stone", "lamp", "cloud", "paper", "garden", "window", "bridge")
+
+
+class RefusedPrompt(CapacityError):  # noqa: N818 - named for what happened
+    """The engine takes no prompt of this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One streamed answer: seconds to its first token and, on average, between tokens (None: it had one)."""
+
+    ttft_s: float
+    tpot_s: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def measure(
+    url: str,
+    *,
+    prompt_words: Sequence[int] = (16, 64, 160, 384),
+    repeats: int = 3,
+    sessions: int = 8,
+    new_tokens: int = 32,
+    timeout_s: float = 120.0,
+    told: Callable[[str], None] = lambda line: None,
+) -> MeasuredLatency:
+    """Latency of the engine at `url`, its whole endpoint, alone and with `sessions` at once.
+
+    `told` hears one line a request. Raises CapacityError where the engine can't be reached or answers in another shape.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput("url", f"{url[:80]!r} is not an http address")
+    samples: list[Sample] = []
+    _sample(url, _prompt(prompt_words[0], 0), new_tokens, timeout_s)  # the first request warms what is lazily made
+    for words in prompt_words:
+        for turn in range(repeats):
+            try:
+                sample = _sample(url, _prompt(words, turn + 1), new_tokens, timeout_s)
+            except RefusedPrompt as error:
+                if not samples:
+                    raise
+                told(f"prompts of {words} words and more are left out: {error}")
+                break
+            samples.append(sample)
+            told(f"{sample.prompt_tokens} tokens in: first after {sample.ttft_s:.3f} s, {sample.completion_tokens} out")
+        else:
+            continue
+        break
+    together = []
+    if sessions > 1:
+        with ThreadPoolExecutor(sessions) as pool:
+            prompts = [_prompt(prompt_words[0], turn) for turn in range(sessions)]
+            together = list(pool.map(lambda prompt: _sample(url, prompt, new_tokens, timeout_s), prompts))
+        told(f"{sessions} sessions at once: {sum(sample.completion_tokens for sample in together)} tokens out")
+    return fit(samples, together)
+
+
+def fit(samples: Sequence[Sample], together: Sequence[Sample] = ()) -> MeasuredLatency:
+    """The line through TTFT over prompt tokens, and the median time between tokens, alone and `together`.
+
+    Raises CapacityError where no answer had two tokens.
+    """
+    paces = [sample.tpot_s for sample in samples if sample.tpot_s is not None]
+    if not samples or not paces:
+        raise CapacityError("no answer had two tokens, so no pace was seen; raise --new-tokens")
+    lengths, firsts = [sample.prompt_tokens for sample in samples], [sample.ttft_s for sample in samples]
+    slope, floor = 0.0, 0.0
+    if len(set(lengths)) > 1:
+        slope, floor = statistics.linear_regression(lengths, firsts)
+    if slope <= 0 or floor < 0:  # noise outweighs the prompts: the longest alone bounds the pace from below
+        longest = max(samples, key=lambda sample: sample.prompt_tokens)
+        slope, floor = longest.ttft_s / longest.prompt_tokens, 0.0
+    tpot, added = statistics.median(paces), 0.0
+    crowded = [sample.tpot_s for sample in together if sample.tpot_s is not None]
+    if len(crowded) > 1:
+        added = max(0.0, (statistics.median(crowded) - tpot) / (len(crowded) - 1))
+    return MeasuredLatency(
+        prefill_tokens_per_s=round(1 / slope, 3),
+        ttft_floor_s=round(floor, 6),
+        tpot_s=round(tpot, 6),
+        tpot_added_s=round(added, 7),
+        context_tokens=max(sample.prompt_tokens + sample.completion_tokens for sample in samples),
+    )
+
+
+def _prompt(words: int, turn: int) -> str:
+    """A question of about so many words; `turn` makes each differ from its first word on: no cached prefix helps."""
+    filler = " ".join(_WORDS[(index * 7 + turn) % len(_WORDS)] for index in range(words))
+    return f"{_WORDS[turn % len(_WORDS)]} {turn}: {filler}. Count slowly from one to two hundred."
+
+
+def _sample(url: str, prompt: str, new_tokens: int, timeout_s: float) -> Sample:
+    request = urllib.request.Request(
+        url,
+        data=json.dumps(_body(url, prompt, new_tokens)).encode(),
+        headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+    )
+    begin = time.perf_counter()
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return _read(answer, begin)
+    except urllib.error.HTTPError as error:
+        kind = RefusedPrompt if 400 <= error.code < 500 else CapacityError
+        told = error.read(200).decode("utf-8", "replace")
+        raise kind(f"{url} answered {error.code}: {told}") from error
+    except OSError as error:
+        raise CapacityError(f"{url} can't be reached: {error}") from error
+
+
+def _body(url: str, prompt: str, new_tokens: int) -> dict[str, Any]:
+    """This container's own shape for …/invocations: the engine alone, every answer of the same length. Else chat."""
+    if url.rstrip("/").endswith("/invocations"):
+        lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+        return {"query": prompt, "mode": "generate", "stream": True, **lengths}
+    return {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": new_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _read(stream: IO[bytes], begin: float) -> Sample:
+    first = last = 0.0
+    pieces, usage = 0, None
+    for event in _events(stream):
+        if event.get("type") == "error" or "error" in event:
+            raise CapacityError(f"the engine failed: {json.dumps(event)[:300]}")
+        if event.get("type") == "text" or any(
+            (choice.get("delta") or {}).get("content") for choice in event.get("choices") or ()
+        ):
+            last = time.perf_counter()
+            first = first or last
+            pieces += 1
+        usage = event.get("usage") or usage
+    if not pieces or not usage:
+        raise CapacityError("the answer had no text or no usage; is this a streaming endpoint?")
+    tokens = int(usage["completion_tokens"])
+    pace = (last - first) / (tokens - 1) if tokens > 1 and pieces > 1 else None
+    return Sample(first - begin, pace, int(usage["prompt_tokens"]), tokens)
+
+
+def _events(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a server-sent event stream."""
+    for line in stream:
+        text = line.decode("utf-8", "replace").strip()
+        if not text.startswith("data:") or text.removeprefix("data:").strip() == "[DONE]":
+            continue
+        try:
+            event = json.loads(text.removeprefix("data:"))
+        except json.JSONDecodeError as error:
+            raise CapacityError(f"an event is not JSON: {text[:120]}") from error
+        if isinstance(event, dict):
+            yield event

@@ -1,0 +1,53 @@
+"""Alarms of an endpoint: near the plan's capacity, failing, slow. An update is rolled back on the last two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.account import Call
+from deploy.spec.deployment import Deployment
+from deploy.spec.instance_plan import sessions_per_instance
+from deploy.spec.names import VARIANT
+
+CAPACITY_SHARE = 0.8
+_MOST_5XX = 5
+
+
+def alarm_names(endpoint: str) -> dict[str, str]:
+    """What each alarm is called."""
+    return {kind: f"{endpoint}-{kind}" for kind in ("capacity", "5xx", "latency")}
+
+
+def rollback_alarms(endpoint: str) -> tuple[str, ...]:
+    """Those that say that a new version is worse; a full house says nothing about it."""
+    names = alarm_names(endpoint)
+    return names["5xx"], names["latency"]
+
+
+def put_alarms(deployment: Deployment) -> list[Call]:
+    """The calls that make them, or make them anew."""
+    busy = max(1.0, CAPACITY_SHARE * sessions_per_instance(deployment.plan))
+    endpoint = deployment.endpoint
+    full = _alarm(endpoint, "capacity", "ConcurrentRequestsPerModel", "Maximum", busy, minutes=3)
+    return [
+        *(() if deployment.serverless_mb else (full,)),  # a serverless endpoint has no such metric
+        _alarm(endpoint, "5xx", "Invocation5XXErrors", "Sum", _MOST_5XX, minutes=2),
+        # ModelLatency counts microseconds; the average, so that one long answer is no alarm.
+        _alarm(endpoint, "latency", "ModelLatency", "Average", deployment.options.latency_s * 1e6, minutes=3),
+    ]
+
+
+def _alarm(endpoint: str, kind: str, metric: str, statistic: str, threshold: float, *, minutes: int) -> Call:
+    parameters: dict[str, Any] = {
+        "AlarmName": alarm_names(endpoint)[kind],
+        "Namespace": "AWS/SageMaker",
+        "MetricName": metric,
+        "Dimensions": [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": VARIANT}],
+        "Statistic": statistic,
+        "Period": 60,
+        "EvaluationPeriods": minutes,
+        "Threshold": threshold,
+        "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+        "TreatMissingData": "notBreaching",
+    }
+    return Call("cloudwatch", "put_metric_alarm", parameters)

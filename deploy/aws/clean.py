@@ -1,0 +1,70 @@
+"""Remove what `deploy` made, in the order in which nothing is left hanging. What is gone already is no error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from deploy.account import Account, Call
+from deploy.aws.alarms import alarm_names
+from deploy.aws.autoscaling import policy_name, target
+from deploy.aws.endpoint import find_endpoint
+from deploy.aws.upload import remove_artifacts
+from deploy.errors import DeployError
+from deploy.spec.names import is_hashed
+
+Told = Callable[[str], object]
+
+
+def clean(
+    account: Account,
+    endpoint: str,
+    told: Told,
+    *,
+    bucket: str | None = None,
+    repository: str | None = None,
+    poll_s: float = 5.0,
+    limit_s: float = 1800.0,
+) -> None:
+    """Autoscaling, alarms, endpoint, configurations, models; the artifacts in `bucket` and the images of `repository`
+    only where they are named. Raises DeployError.
+    """
+    named = target(endpoint)
+    _remove(
+        account, Call("application-autoscaling", "delete_scaling_policy", named | {"PolicyName": policy_name(endpoint)})
+    )
+    if _remove(account, Call("application-autoscaling", "deregister_scalable_target", named)):
+        told("autoscaling removed")
+    account.do(Call("cloudwatch", "delete_alarms", {"AlarmNames": sorted(alarm_names(endpoint).values())}))
+    _remove_endpoint(account, endpoint, told, poll_s, limit_s)
+    for noun, listing, member, key, removal in (
+        ("configuration", "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "delete_endpoint_config"),
+        ("model", "list_models", "Models", "ModelName", "delete_model"),
+    ):
+        found = account.pages(Call("sagemaker", listing, {"NameContains": endpoint}), member)
+        for name in [item[key] for item in found if is_hashed(item[key], endpoint)]:
+            if _remove(account, Call("sagemaker", removal, {key: name})):
+                told(f"{noun} {name} removed")
+    if bucket:
+        told(f"{remove_artifacts(account, bucket, endpoint)} objects of its artifacts removed from {bucket}")
+    if repository and _remove(account, Call("ecr", "delete_repository", {"repositoryName": repository, "force": True})):
+        told(f"repository {repository} removed")
+
+
+def _remove_endpoint(account: Account, endpoint: str, told: Told, poll_s: float, limit_s: float) -> None:
+    if find_endpoint(account, endpoint) is None:
+        return
+    end = time.monotonic() + limit_s
+    _remove(account, Call("sagemaker", "delete_endpoint", {"EndpointName": endpoint}))
+    while (present := find_endpoint(account, endpoint)) is not None:
+        if present.status == "Failed" and present.reason and time.monotonic() > end:
+            raise DeployError(f"the endpoint {endpoint} can't be removed: {present.reason}")
+        if time.monotonic() > end:
+            raise DeployError(f"the endpoint {endpoint} is still {present.status}", "Repeat it later.")
+        time.sleep(poll_s)
+    told(f"endpoint {endpoint} removed")
+
+
+def _remove(account: Account, call: Call) -> bool:
+    """Whether there was something to remove."""
+    return account.find(call) is not None

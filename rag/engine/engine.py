@@ -1,0 +1,296 @@
+"""Continuous batching: one thread, one loop (wait → schedule → step → sample → hand out).
+
+Requests join and leave between two steps. A request that breaks (NaN logits, an exception that only its own tokens
+raise) fails alone. Knows token ids only; text is rag/engine/detokenizer.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rag.admission.rates import Rates
+from rag.backends.base import Backend, Segment
+from rag.engine.block_pool import Lease
+from rag.engine.sampling import Draw, Sampler, choose
+from rag.engine.scheduler import Scheduler, SequenceState, Work
+from rag.errors import GenerationFailed, InvalidRequest, NotReady, OutOfMemory, Overloaded, PromptTooLong, RagError
+from rag.interfaces import FinishReason, Sampling
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_LEASE_WAIT_S = 5.0
+_LET_GO_S = 50e-6  # a sleep just long enough to hand the interpreter over
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A new token, or the end, or both: a token that ends the sequence by its length carries the reason as well."""
+
+    draw: Draw | None
+    finish_reason: FinishReason | None = None
+
+
+class Ticket:
+    """A submitted request: its events come out of `events`, in order, ending in a finish_reason or an error."""
+
+    def __init__(self, sequence: SequenceState, sampler: Sampler, engine: Engine) -> None:
+        self.sequence = sequence
+        self.sampler = sampler
+        self.events: queue.SimpleQueue[TokenEvent | RagError] = queue.SimpleQueue()
+        self._engine = engine
+
+    def cancel(self) -> None:
+        """Leave before the next step. A request that has ended already is not touched."""
+        self._engine.cancel(self)
+
+
+class Engine:
+    """Owns the backend and the thread that calls it.
+
+    The backend allocates `num_blocks`, unless it holds them already and says so by `allocated_bytes`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        num_blocks: int,
+        max_model_len: int,
+        max_batch_tokens: int = 512,
+        max_waiting: int = 64,
+        eos_ids: Sequence[int] = (),
+        allocated_bytes: int | None = None,
+    ) -> None:
+        self.backend = backend
+        self.max_model_len = max_model_len
+        self.num_blocks = num_blocks
+        self.kv_bytes = backend.allocate(num_blocks) if allocated_bytes is None else allocated_bytes
+        self.rates = Rates()
+        self.on_out_of_memory: Callable[[], None] = lambda: None
+        self._eos_ids = frozenset(eos_ids)
+        self._scheduler = Scheduler(
+            num_blocks=num_blocks,
+            block_size=backend.block_size,
+            max_batch_tokens=max_batch_tokens,
+            max_waiting=max_waiting,
+            whole_prompts=backend.whole_prompts,
+            reusable=backend.reusable,
+        )
+        self._tickets: dict[SequenceState, Ticket] = {}
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs; once it is dead nothing will ever be answered."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold blocks now."""
+        return len(self._scheduler.running)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._scheduler.free_blocks
+
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens, in all, whose KV came from an earlier request."""
+        return self._scheduler.reused_tokens
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, lease: Lease | None = None) -> Ticket:
+        """Queue a request, or start it at once in the blocks of `lease`, one at a time.
+
+        Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then.
+        """
+        self._guard(prompt_ids, sampling)
+        sequence = SequenceState(tuple(prompt_ids), sampling, lease=lease)
+        ticket = Ticket(sequence, Sampler(sampling, prompt_ids, tuple(self._eos_ids)), self)
+        with self._wake:
+            if not self.alive:
+                raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
+            self._scheduler.add(sequence)
+            self._tickets[sequence] = ticket
+            self._wake.notify()
+        # The engine's thread wants the interpreter now; without this it would wait for the end of this thread's turn.
+        time.sleep(_LET_GO_S)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Mark `ticket` to leave before the next step."""
+        with self._wake:
+            ticket.sequence.cancelled = True
+            self._wake.notify()
+
+    def lease(self) -> Lease:
+        """Blocks of a whole context that a conversation keeps between its turns. Raises Overloaded or NotReady."""
+        waits_until = time.monotonic() + _LONGEST_LEASE_WAIT_S
+        with self._wake:
+            while self.alive:
+                lease = self._scheduler.lease(self.max_model_len)
+                if lease is not None:
+                    return lease
+                if time.monotonic() >= waits_until:
+                    raise Overloaded(
+                        "no memory for another session", field="session", remedy="close a session", retry_after_s=1.0
+                    )
+                self._wake.wait(0.01)  # a request that was cancelled holds its blocks until the step in flight is over
+        raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
+
+    def end_lease(self, lease: Lease) -> None:
+        """Give a lease's blocks back, at the latest when its last turn leaves."""
+        with self._wake:
+            self._scheduler.end_lease(lease)
+
+    def rebuilt(self) -> Engine:
+        """A new engine over the same backend and memory, after this one's loop has ended by an error."""
+        engine = Engine(
+            self.backend,
+            num_blocks=self.num_blocks,
+            max_model_len=self.max_model_len,
+            max_batch_tokens=self._scheduler.max_batch_tokens,
+            max_waiting=self._scheduler.max_waiting,
+            eos_ids=tuple(self._eos_ids),
+            allocated_bytes=self.kv_bytes,
+        )
+        engine.rates, engine.on_out_of_memory = self.rates, self.on_out_of_memory
+        return engine
+
+    def stop(self) -> None:
+        """End the loop after the step in flight and tell whoever still waits."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _guard(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        if not prompt_ids:
+            raise InvalidRequest("the prompt has no tokens", field="query", value="", remedy="send some text")
+        vocab_size = self.backend.vocab_size
+        if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
+            outside = next(token for token in prompt_ids if not 0 <= token < vocab_size)
+            raise InvalidRequest(
+                "a token id is outside the vocabulary", field="prompt", value=outside, limit=vocab_size
+            )
+        if sampling.max_new_tokens < 1:
+            raise InvalidRequest(
+                "max_new_tokens must be at least 1", field="max_new_tokens", value=sampling.max_new_tokens, limit=1
+            )
+        needed = len(prompt_ids) + sampling.max_new_tokens
+        if needed > self.max_model_len:
+            raise PromptTooLong(
+                f"{len(prompt_ids)} prompt tokens and {sampling.max_new_tokens} new ones exceed the context",
+                field="max_new_tokens",
+                value=f"{needed} tokens",
+                limit=f"{self.max_model_len} tokens",
+                remedy="shorten the prompt, ask for fewer max_new_tokens, or deploy with a larger CONTEXT",
+            )
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
+                    if self._stopping:
+                        break
+                    self._drop_cancelled()
+                    works = self._scheduler.schedule()
+                    copies = self._scheduler.take_copies()
+                for copy in copies:
+                    self.backend.copy(*copy)
+                if works:
+                    self._step(works)
+        except Exception:  # the loop itself is broken: /ping reports it, nobody is left waiting
+            _log.exception("the engine's loop ended by an error")
+        finally:
+            with self._wake:
+                self._stopping = True
+                for sequence in list(self._tickets):
+                    self._end(sequence, GenerationFailed("the engine stopped before the answer was complete"))
+
+    def _step(self, works: Sequence[Work]) -> None:
+        began = time.perf_counter()
+        try:
+            logits = self._forward(works)
+        except Exception as error:
+            if len(works) > 1:
+                # Which of them is to blame? A step may be repeated, so each runs alone and only the culprit fails.
+                _log.warning("a step of %d sequences failed (%r): running each alone", len(works), error)
+                if _is_out_of_memory(error):
+                    self._take_on_less()
+                for work in works:
+                    self._step([work])
+                return
+            _log.exception("a request failed in the engine")
+            with self._wake:
+                self._end(works[0].sequence, self._failure(error))
+            return
+        rows = [row for row, work in enumerate(works) if work.completes]
+        tickets = [self._tickets[works[row].sequence] for row in rows]
+        chosen = logits if len(rows) == len(works) else logits[rows]  # indexing copies, and logits are wide
+        draws = choose(chosen, [ticket.sampler for ticket in tickets]) if rows else []
+        decodes = sum(work.start >= len(work.sequence.prompt_ids) for work in works)
+        prefilled = sum(len(work.new_ids) for work in works) - decodes
+        self.rates.observe(prefill_tokens=prefilled, decodes=decodes, seconds=time.perf_counter() - began)
+        with self._wake:
+            for work in works:
+                work.sequence.num_computed += len(work.new_ids)
+            for ticket, draw in zip(tickets, draws, strict=True):
+                self._accept(ticket, draw)
+
+    def _forward(self, works: Sequence[Work]) -> torch.Tensor:
+        return self.backend.step([Segment(work.new_ids, work.start, work.sequence.block_ids) for work in works])
+
+    def _failure(self, error: Exception) -> GenerationFailed:
+        if not _is_out_of_memory(error):
+            return GenerationFailed("the model failed on this request")
+        self._take_on_less()
+        return OutOfMemory(
+            "memory ran out on this request",
+            remedy="send it again: the container takes on less from now on; deploy with less CONCURRENCY or CONTEXT",
+            retry_after_s=1.0,
+        )
+
+    def _take_on_less(self) -> None:
+        """A smaller step needs less workspace, and the ledger is told to admit less from now on."""
+        self._scheduler.max_batch_tokens = max(16, self._scheduler.max_batch_tokens // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.on_out_of_memory()
+
+    def _accept(self, ticket: Ticket, draw: Draw | None) -> None:
+        sequence = ticket.sequence
+        if draw is None:
+            self._end(sequence, GenerationFailed("the model gave no finite scores for this request"))
+        elif draw.token in self._eos_ids or draw.token in sequence.sampling.stop_ids:
+            self._end(sequence, TokenEvent(None, "stop"))
+        else:
+            sequence.output_ids.append(draw.token)
+            if len(sequence.output_ids) == sequence.sampling.max_new_tokens:
+                self._end(sequence, TokenEvent(draw, "length"))
+            else:
+                ticket.events.put(TokenEvent(draw))
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [sequence for sequence in self._tickets if sequence.cancelled]:
+            self._end(sequence, TokenEvent(None, "cancelled"))
+
+    def _end(self, sequence: SequenceState, last: TokenEvent | RagError) -> None:
+        self._scheduler.remove(sequence, reusable=isinstance(last, TokenEvent))
+        self._tickets.pop(sequence).events.put(last)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a card torch has a type for it, on a CPU only a message."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,121 @@
+"""From logits to the next token, a row a sequence.
+
+In this order, each step left out where the request does not ask for it: penalties, the ban on ending early,
+temperature, top_k, top_p, min_p, and a draw from the sequence's own generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from rag.interfaces import Sampling, TokenLogprob
+
+
+class Draw(NamedTuple):
+    """A chosen token; `logprob` and `top` (most likely first) only where the request wants them."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Sampler:
+    """One sequence's choices. Its own generator makes a seed give the same text alone or in a crowd."""
+
+    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int] = (), end_ids: Sequence[int] = ()) -> None:
+        self._sampling = sampling
+        self._end_ids = torch.tensor(sorted({*end_ids, *sampling.stop_ids}), dtype=torch.long)
+        self._seen = set(prompt_ids) if sampling.repetition_penalty != 1.0 else set()
+        self._counts: Counter[int] = Counter()
+        self._drawn = 0
+        self._generator: torch.Generator | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the plain argmax of the logits is the choice."""
+        wanted = self._sampling
+        return (
+            wanted.temperature == 0
+            and wanted.logprobs is None
+            and not self._penalised
+            and self._drawn >= wanted.min_new_tokens
+        )
+
+    def draw(self, logits: torch.Tensor) -> Draw:
+        """The next token by the model's scores (V,), and its log-probability before any of the steps above."""
+        scores = logits.detach().to("cpu", torch.float32, copy=True)
+        raw = torch.log_softmax(scores, dim=-1) if self._sampling.logprobs is not None else None
+        if self._penalised:
+            self._penalise(scores)
+        if self._drawn < self._sampling.min_new_tokens:
+            scores[self._end_ids] = float("-inf")
+        token = int(scores.argmax()) if self._sampling.temperature == 0 else self._sampled(scores)
+        self._note(token)
+        if raw is None:
+            return Draw(token)
+        values, ids = raw.topk(min(self._sampling.logprobs or 0, len(raw)))
+        top = tuple(map(TokenLogprob, ids.tolist(), values.tolist()))
+        return Draw(token, float(raw[token]), top)
+
+    @property
+    def _penalised(self) -> bool:
+        wanted = self._sampling
+        return wanted.repetition_penalty != 1.0 or wanted.presence_penalty != 0.0 or wanted.frequency_penalty != 0.0
+
+    def _penalise(self, scores: torch.Tensor) -> None:
+        """Repetition as in CTRL (arXiv 1909.05858), over prompt and output; the other two as OpenAI's, over output."""
+        if self._seen:
+            seen = torch.tensor(sorted(self._seen), dtype=torch.long)
+            penalty = self._sampling.repetition_penalty
+            scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+        if self._counts:
+            ids = torch.tensor(list(self._counts), dtype=torch.long)
+            times = torch.tensor(list(self._counts.values()), dtype=torch.float32)
+            scores[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * times
+
+    def _sampled(self, scores: torch.Tensor) -> int:
+        ranked, ids = (scores / self._sampling.temperature).sort(descending=True)
+        keep = len(ranked) if self._sampling.top_k == 0 else min(self._sampling.top_k, len(ranked))
+        probabilities = torch.softmax(ranked[:keep], dim=-1)
+        if self._sampling.top_p < 1.0:
+            # the smallest set whose mass reaches top_p: a token stays while the mass before it is below top_p
+            before = probabilities.cumsum(dim=-1) - probabilities
+            probabilities = probabilities * (before < self._sampling.top_p)
+        if self._sampling.min_p > 0.0:
+            probabilities = probabilities * (probabilities >= self._sampling.min_p * probabilities[0])
+        if self._generator is None:
+            self._generator = torch.Generator()
+            if self._sampling.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(self._sampling.seed)
+        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
+
+    def _note(self, token: int) -> None:
+        self._drawn += 1
+        if self._penalised:
+            self._counts[token] += 1
+            if self._sampling.repetition_penalty != 1.0:
+                self._seen.add(token)
+
+
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw | None]:
+    """The next token of each row of `logits` (B, V); None where the row has no finite maximum.
+
+    Greedy rows share one argmax and one transfer from the device: the only time that a step waits for it.
+    """
+    best, greedy = logits.max(dim=-1)
+    # max() hands a NaN on, so one look at each row's maximum is enough; float64 holds every token id exactly
+    maxima, tokens = torch.stack((best.double(), greedy.double())).tolist()
+    draws: list[Draw | None] = []
+    for row, sampler in enumerate(samplers):
+        if not math.isfinite(maxima[row]):
+            draws.append(None)
+        else:
+            draws.append(Draw(int(tokens[row])) if sampler.greedy else sampler.draw(logits[row]))
+    return draws

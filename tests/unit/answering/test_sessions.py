@@ -1,0 +1,200 @@
+"""Stateful sessions over fakes: opened, kept, one call at a time, closed, expired."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from inference import create_app
+from rag.answering.pipeline import Pipeline
+from rag.errors import Overloaded, SessionClosed
+from rag.interfaces import Message, Sampling
+from rag.serving.lifecycle import Boot
+from rag.serving.requests import Ask
+from rag.settings import Settings
+from tests.fakes import FakeGenerator, fake_admission, fake_pipeline
+
+ID = "X-Amzn-SageMaker-Session-Id"
+NEW = "X-Amzn-SageMaker-New-Session-Id"
+CLOSED = "X-Amzn-SageMaker-Closed-Session-Id"
+
+
+class Clock:
+    """Wall-clock time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def generator() -> FakeGenerator:
+    return FakeGenerator()
+
+
+@pytest.fixture
+def pipeline(generator: FakeGenerator, clock: Clock) -> Pipeline:
+    return fake_pipeline(generator, fake_admission(3, max_waiting=0), clock=clock)
+
+
+@pytest.fixture
+def client(pipeline: Pipeline) -> FlaskClient:
+    boot = Boot(lambda _: pipeline)
+    boot.start()
+    boot.join()
+    return create_app(Settings(), boot).test_client()
+
+
+def ask(client: FlaskClient, session: str | None, document: Any) -> TestResponse:
+    return client.post("/invocations", json=document, headers={ID: session} if session else {}, buffered=True)
+
+
+def opened(client: FlaskClient) -> str:
+    response = ask(client, "NEW_SESSION", {"query": "Qual a capital do Brasil?"})
+    assert response.status_code == 200
+    return response.headers[NEW].split(";")[0]
+
+
+def test_a_new_session_answers_and_says_its_id_and_until_when(client: FlaskClient) -> None:
+    response = ask(client, "NEW_SESSION", {"query": "Qual a capital do Brasil?"})
+    assert response.get_json()["text"] == "Brasília."
+    session, expires = response.headers[NEW].split("; ")
+    assert session.isalnum()
+    assert expires == "Expires=1970-01-12T14:46:40Z"  # an hour after the clock's beginning
+
+
+def test_the_next_prompt_repeats_the_conversation_word_for_word(client: FlaskClient, generator: FakeGenerator) -> None:
+    session = opened(client)
+    first, _ = generator.asked[-1]
+    assert ask(client, session, {"query": "E a antiga?"}).status_code == 200
+    second, _ = generator.asked[-1]
+    assert second[: len(first)] == first
+    assert second[len(first)] == Message("assistant", "Brasília.")
+    assert second[-1].content.endswith("E a antiga?")
+
+
+def test_a_conversation_that_outgrows_the_context_loses_passages_first_and_then_its_oldest_turns(
+    client: FlaskClient, generator: FakeGenerator
+) -> None:
+    session = opened(client)
+    for number in range(80):
+        response = ask(client, session, {"query": f"Pergunta {number}?", "max_new_tokens": 64})
+        assert response.status_code == 200
+    messages, _ = generator.asked[-1]
+    assert sum(len(message.content.split()) for message in messages) + 64 <= generator.max_model_len
+    questions = [message.content for message in messages if message.role == "user"]
+    assert "Pergunta 78?" in questions  # the latest turn is there, without its passages
+    assert "Qual a capital do Brasil?" not in questions
+
+
+def test_the_number_of_sessions_that_the_plan_promises_is_the_number_that_can_be_open(
+    client: FlaskClient, pipeline: Pipeline
+) -> None:
+    sessions = [opened(client) for _ in range(3)]
+    refused = ask(client, "NEW_SESSION", {"query": "q"})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert ask(client, None, {"query": "q"}).status_code == 429  # their memory is theirs
+    assert all(ask(client, session, {"query": "q"}).status_code == 200 for session in sessions)
+    ask(client, sessions[0], {"close_session": True})
+    assert opened(client)
+    assert pipeline.admission.usage().sessions == 3
+
+
+def test_a_closed_session_gives_its_memory_back_and_is_not_known_any_more(
+    client: FlaskClient, generator: FakeGenerator, pipeline: Pipeline
+) -> None:
+    session = opened(client)
+    closed = ask(client, session, {"close_session": True})
+    assert (closed.status_code, closed.headers[CLOSED]) == (200, session)
+    assert pipeline.admission.usage().reserved_blocks == 0
+    assert not generator.sessions
+    gone = ask(client, session, {"query": "q"})
+    assert (gone.status_code, gone.headers[CLOSED]) == (404, session)
+    assert gone.get_json()["error"]["code"] == "session_closed"
+
+
+@pytest.mark.parametrize("idle_s", [600, 3600])
+def test_a_session_expires(client: FlaskClient, pipeline: Pipeline, clock: Clock, idle_s: float) -> None:
+    session = opened(client)
+    clock.now += idle_s
+    assert ask(client, session, {"query": "q"}).status_code == 404
+    assert pipeline.admission.usage().reserved_blocks == 0
+
+
+def test_expired_sessions_make_room_for_new_ones(client: FlaskClient, clock: Clock) -> None:
+    for _ in range(3):
+        opened(client)
+    clock.now += 600
+    assert opened(client)
+
+
+def test_a_session_whose_call_is_running_is_neither_expired_nor_given_a_second_call(
+    client: FlaskClient, pipeline: Pipeline, generator: FakeGenerator, clock: Clock
+) -> None:
+    session = opened(client)
+    generator.gate.clear()
+    done: list[TestResponse] = []
+    running = threading.Thread(target=lambda: done.append(ask(client, session, {"query": "q"})))
+    running.start()
+    while generator.open == 0:
+        time.sleep(0.001)
+    clock.now += 10_000
+    pipeline.sessions.sweep()
+    with pytest.raises(Overloaded):
+        pipeline.sessions.begin(session)
+    generator.gate.set()
+    running.join(10)
+    assert done[0].status_code == 200
+    pipeline.sessions.sweep()
+    with pytest.raises(SessionClosed):
+        pipeline.sessions.begin(session)
+
+
+def test_a_call_that_is_refused_leaves_the_session_open_and_the_conversation_as_it_was(
+    client: FlaskClient, generator: FakeGenerator
+) -> None:
+    session = opened(client)
+    assert ask(client, session, {"query": "q", "max_new_tokens": 5000}).status_code == 422
+    assert ask(client, session, {"query": "w " * 400}).status_code == 422
+    assert ask(client, session, {"query": "E agora?"}).status_code == 200
+    assert [message.role for message in generator.asked[-1][0]] == ["system", "user", "assistant", "user"]
+
+
+def test_an_opening_that_is_refused_leaves_no_session_behind(client: FlaskClient, pipeline: Pipeline) -> None:
+    refused = ask(client, "NEW_SESSION", {"query": "w " * 400})
+    assert refused.status_code == 422
+    assert NEW not in refused.headers
+    assert len(pipeline.sessions) == 0
+    assert pipeline.admission.usage().reserved_blocks == 0
+
+
+def test_a_batch_can_not_take_part_in_a_session(client: FlaskClient) -> None:
+    refused = client.post(
+        "/invocations",
+        data=b'{"query": "q"}\n',
+        content_type="application/jsonlines",
+        headers={ID: "NEW_SESSION"},
+    )
+    assert (refused.status_code, refused.get_json()["error"]["field"]) == (400, ID)
+
+
+def test_a_cancelled_turn_is_not_part_of_the_conversation(pipeline: Pipeline, generator: FakeGenerator) -> None:
+    session = pipeline.sessions.open()
+    run = pipeline.start(Ask(("q",), Sampling(max_new_tokens=8)), None, pipeline.sessions.begin(session.id))
+    run.close()
+    assert not session.turns
+    assert not session.active
+    assert generator.open == 0

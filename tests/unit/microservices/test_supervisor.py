@@ -1,0 +1,129 @@
+"""The supervisor, over processes of a few lines that answer /health or die as they are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.harness.process import free_port
+from microservices.supervisor import Child, ServiceSpec, Supervisor, service_specs
+
+_SCRIPT = """
+import http.server, os, signal, sys
+port, status, code, value, trace = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"error":{"code":"%s","message":"m","value":"%s"}}' % (code.encode(), value.encode())
+        self.send_response(status); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+def end(*_):
+    open(trace, "a").write(f"{port}\\n"); os._exit(0)
+signal.signal(signal.SIGTERM, end)
+http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+
+
+def spec(trace: Path, *, status: int = 200, code: str = "", value: str = "") -> ServiceSpec:
+    port = free_port()
+    command = [sys.executable, "-S", "-c", _SCRIPT, str(port), str(status), code, value, str(trace)]
+    return ServiceSpec("llm", command, os.environ, f"http://127.0.0.1:{port}")
+
+
+def turn_until(child: Child, condition: Callable[[], bool], limit_s: float = 10) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, child.phase
+        child.turn(time.monotonic())
+        time.sleep(0.01)
+
+
+def test_a_service_that_is_killed_is_started_again_and_waited_for(tmp_path: Path) -> None:
+    child = Child(spec(tmp_path / "trace"))
+    turn_until(child, lambda: child.phase == "ready")
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    turn_until(child, lambda: child.phase != "ready")
+    turn_until(child, lambda: child.phase == "ready")
+    assert child.pid != first
+    assert child.restarts == 1
+    child.stop(5)
+
+
+def test_a_service_that_keeps_dying_is_started_less_and_less_often() -> None:
+    now_s = 0.0
+    starts: list[float] = []
+    child = Child(ServiceSpec("llm", [sys.executable, "-S", "-c", "pass"], os.environ, "http://127.0.0.1:9"))
+    while len(starts) < 4:
+        before = child.restarts
+        child.turn(now_s)
+        if child.restarts > before:
+            starts.append(now_s)
+            process = child._process
+            assert process is not None
+            process.wait(10)
+        else:
+            now_s += 0.01
+    gaps = [round(later - earlier, 1) for earlier, later in pairwise(starts)]
+    assert gaps == [0.2, 0.4, 0.8]
+    child.stop(5)
+
+
+def test_a_service_whose_loading_failed_is_left_to_say_why(tmp_path: Path) -> None:
+    child = Child(spec(tmp_path / "trace", status=503, code="failed", value="failed"))
+    turn_until(child, lambda: child.phase.startswith("failed"))
+    pid = child.pid
+    for _ in range(5):
+        child.turn(time.monotonic())
+    assert child.pid == pid
+    child.stop(5)
+
+
+def test_a_service_whose_engine_has_died_for_good_is_started_again(tmp_path: Path) -> None:
+    child = Child(spec(tmp_path / "trace", status=503, code="failed", value="dead"))
+    turn_until(child, lambda: child.restarts == 1)
+    child.stop(5)
+
+
+def test_on_the_end_the_one_that_asks_ends_before_those_that_are_asked(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    specs = [spec(trace) for _ in range(3)]
+    supervisor = Supervisor(specs)
+
+    def stop_when_ready() -> None:
+        while not all(child.phase == "ready" for child in supervisor.children):
+            time.sleep(0.01)
+        supervisor.stop()
+
+    stopper = threading.Thread(target=stop_when_ready)
+    stopper.start()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        assert supervisor.run() == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    stopper.join()
+    ended = trace.read_text().split()
+    assert len(ended) == 3
+    assert specs[0].url.endswith(ended[0])
+
+
+def test_only_what_no_url_places_elsewhere_runs_here() -> None:
+    at = partial(service_specs, port=8080, vector_port=5001, llm_port=5002)
+    here = at({"DEVICE": "cuda"}, vector_url=None, llm_url=None)
+    assert [one.name for one in here] == ["orchestrator", "vector", "llm"]
+    assert here[0].environment["LLM_URL"] == "http://127.0.0.1:5002"
+    assert (here[1].environment["DEVICE"], here[2].environment["DEVICE"]) == ("cpu", "cuda")
+    assert all(one.environment["HOST"] == "127.0.0.1" for one in here[1:])
+    there = at({}, vector_url=None, llm_url="http://gpu:5002")
+    assert [one.name for one in there] == ["orchestrator", "vector"]
+    assert there[0].environment["LLM_URL"] == "http://gpu:5002"

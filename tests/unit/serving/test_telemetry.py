@@ -1,0 +1,97 @@
+"""Metrics and log lines: what they count, and that no text of a request is in them unless asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.request
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.process import free_port
+from rag.admission.admission import Usage
+from rag.answering.pipeline import Pipeline
+from rag.interfaces import KvUse, Sampling
+from rag.serving.requests import Ask
+from rag.serving.telemetry import Telemetry
+from tests.fakes import fake_pipeline
+
+QUESTION = "Qual a capital do Brasil?"
+
+
+def telemetry(out: io.StringIO, **settings: Any) -> Telemetry:
+    return Telemetry(lambda: Usage(10, 8, 1000, 3, 1, 2), lambda: KvUse(5, 77), out=out, **settings)
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return fake_pipeline()
+
+
+def answered(told: Telemetry, pipeline: Pipeline) -> None:
+    answer = pipeline.answer(Ask((QUESTION,), Sampling(max_new_tokens=8)))
+    told.request(status=200, code=None, total_s=0.5, answer=answer, mode="answer", question=QUESTION)
+
+
+def test_a_request_leaves_one_line_of_json_without_its_text(pipeline: Pipeline) -> None:
+    out = io.StringIO()
+    answered(telemetry(out), pipeline)
+    (line,) = out.getvalue().splitlines()
+    document = json.loads(line)
+    assert (document["event"], document["status"], document["completion_tokens"]) == ("request", 200, 3)
+    assert QUESTION not in line
+    assert "Brasília" not in line
+
+
+def test_question_and_answer_are_logged_where_a_setting_asks(pipeline: Pipeline) -> None:
+    out = io.StringIO()
+    answered(telemetry(out, log_prompts=True), pipeline)
+    document = json.loads(out.getvalue())
+    assert (document["question"], document["answer"]) == (QUESTION, "Brasília.")
+
+
+def test_prometheus_reads_the_ledger_and_the_counts_on_loopback(pipeline: Pipeline) -> None:
+    told = telemetry(io.StringIO())
+    answered(told, pipeline)
+    told.request(status=429, code="overloaded", total_s=0.001, answer=None)
+    port = free_port()
+    stop = told.serve(port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+    finally:
+        stop()
+    for line in (
+        "rag_kv_used_bytes 5000.0",
+        "rag_kv_reserved_bytes 8000.0",
+        "rag_kv_total_bytes 10000.0",
+        "rag_sessions 1.0",
+        "rag_running 3.0",
+        "rag_waiting 2.0",
+        "rag_prefix_hit_tokens 77.0",
+        'rag_requests_total{status="200"} 1.0',
+        'rag_refused_total{code="overloaded"} 1.0',
+        "rag_completion_tokens_total 3.0",
+        "rag_first_token_seconds_count 1.0",
+    ):
+        assert line in lines
+
+
+def test_an_embedded_metric_line_names_every_value_and_covers_the_time_since_the_last(pipeline: Pipeline) -> None:
+    out = io.StringIO()
+    told = telemetry(out)
+    told.emit()
+    assert not out.getvalue()  # nothing happened, nothing to say
+    answered(told, pipeline)
+    told.request(status=429, code="overloaded", total_s=0.001, answer=None)
+    out.truncate(0)
+    out.seek(0)
+    told.emit()
+    told.emit()
+    (line,) = out.getvalue().splitlines()
+    document = json.loads(line)
+    (directive,) = document["_aws"]["CloudWatchMetrics"]
+    assert {metric["Name"] for metric in directive["Metrics"]} == set(document) - {"_aws"}
+    assert (document["Requests"], document["Refused"], document["Tokens"]) == (2, 1, 3)
+    assert document["KVReservedPercent"] == 80
