@@ -17,6 +17,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
+from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.answering.run import Answer, Run
 from rag.answering.sessions import Session
@@ -32,7 +33,7 @@ from rag.errors import (
 )
 from rag.serving.disconnects import Hangups
 from rag.serving.lifecycle import Boot
-from rag.serving.requests import Ask, closes_session, parse_json, parse_text
+from rag.serving.requests import closes_session, parse_json, parse_text
 from rag.serving.responses import (
     CONTENT_TYPES,
     Document,

@@ -33,6 +33,7 @@ from benchmarks.harness.agreement import contains, exact, f1
 from benchmarks.harness.process import ROOT
 from benchmarks.harness.squad import read_squad
 from benchmarks.load import percentile
+from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.answering.prompt import NOT_IN_PASSAGES
 from rag.answering.run import Answer
@@ -41,7 +42,6 @@ from rag.composition import load_embedder, load_pipeline
 from rag.documents.folder import Folder
 from rag.errors import RagError
 from rag.interfaces import Language, Passage, Sampling
-from rag.serving.requests import Ask
 from rag.settings import Settings
 
 _QUESTIONS = Path(__file__).parent / "questions.jsonl"

@@ -239,7 +239,7 @@ def ticker() -> dict[str, Any]:
 def int8() -> dict[str, Any]:
     """Greedy tokens of the model that ships, int8 weights and a u8 cache against float32, on the same prompts."""
     from rag.answering import prompt  # noqa: PLC0415
-    from rag.serving.requests import Ask  # noqa: PLC0415
+    from rag.answering.ask import Ask  # noqa: PLC0415
 
     lines = (Path(__file__).parent / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in lines]

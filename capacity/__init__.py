@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from capacity.memory.overheads import Measured
     from capacity.model.model import Model, load_model, model_from_config
     from capacity.planning.explain import explain_model
-    from capacity.planning.fixes import Fix, apply_fix, fixes_for, refuse
-    from capacity.planning.plan import Plan, Refusal, Verdict, check, make_plan
+    from capacity.planning.fixes import Fix, Refusal, apply_fix, fixes_for, refuse
+    from capacity.planning.plan import Plan, Verdict, check, make_plan
     from capacity.planning.workload import Engine, Request, Workload
 
 _HOME = {
     "errors": ("BrokenFile", "CapacityError", "InvalidInput", "UnknownName"),
     "planning.explain": ("explain_model",),
-    "planning.fixes": ("Fix", "apply_fix", "fixes_for", "refuse"),
+    "planning.fixes": ("Fix", "Refusal", "apply_fix", "fixes_for", "refuse"),
     "hardware.nodes": ("Device", "Hardware", "load_hardware", "this_machine"),
     "memory.kv": ("KvLayout", "largest_context", "line_at", "session_bytes"),
     "model.model": ("Model", "load_model", "model_from_config"),
     "memory.overheads": ("Measured",),
-    "planning.plan": ("Plan", "Refusal", "Verdict", "check", "make_plan"),
+    "planning.plan": ("Plan", "Verdict", "check", "make_plan"),
     "planning.workload": ("Engine", "Request", "Workload"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -18,6 +18,7 @@ from fractions import Fraction
 from capacity.errors import InvalidInput
 from capacity.model.layers import Layer, State
 from capacity.precision import KvFormat
+from capacity.sharding import rank_heads
 from capacity.units import ceil_div, round_up
 
 
@@ -47,11 +48,6 @@ class KvLine:
 
     constant_bytes: int
     bytes_per_token: Fraction
-
-
-def rank_heads(kv_heads: int, tensor_parallel: int) -> int:
-    """KV heads that one rank holds: an equal share rounded up, and one at the least (replicated)."""
-    return max(1, ceil_div(kv_heads, tensor_parallel))
 
 
 def token_bytes(layer: Layer, layout: KvLayout) -> Fraction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from capacity.memory.kv import rank_heads
+from capacity.sharding import rank_heads
 from capacity.units import ceil_div, round_up
 
 # Engines pad the vocabulary to whole multiples of this, then split it.

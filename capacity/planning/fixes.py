@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import Hardware, instance_types, server_types, this_machine
-from capacity.planning.plan import Plan, Refusal, Verdict, check
+from capacity.planning.plan import Plan, Verdict, check
 from capacity.planning.workload import Request
 from capacity.precision import element_bytes, kv_format, weight_format
 from capacity.units import GIB, ceil_div
@@ -54,6 +54,41 @@ class Fix:
             "flags": self.flags,
             "effect": self.effect,
             "verified": self.verified,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request does not fit, and what would. Its text names the figures; `fixes` were each checked to work."""
+
+    code: str
+    requested: Mapping[str, int]
+    need_bytes: Mapping[str, int]
+    have_bytes: int
+    short_by_bytes: int
+    largest_context_tokens: int
+    largest_concurrency: int
+    message: str
+    fixes: tuple[Fix, ...] = ()
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The refusal as a JSON object."""
+        return {
+            "code": self.code,
+            "retryable": self.retryable,
+            "retry_after_s": self.retry_after_s,
+            "message": self.message,
+            "requested": dict(self.requested),
+            "need_bytes": dict(self.need_bytes),
+            "have_bytes": self.have_bytes,
+            "short_by_bytes": self.short_by_bytes,
+            "largest_that_fits": {
+                "context_at_concurrency": self.largest_context_tokens,
+                "concurrency_at_context": self.largest_concurrency,
+            },
+            "fixes": [fix.to_json() for fix in self.fixes],
         }
 
 

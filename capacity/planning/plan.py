@@ -1,4 +1,4 @@
-"""A request → a Plan, or a Refusal that says what is short and what would help. One function decides: `check`.
+"""A request → a Plan, and whether it fits. One function decides: `check`.
 
 The Plan is frozen and goes to JSON and back: the deployer turns it into instances, the boot compares it with the real
 device, the engine allocates its blocks, admission counts against them, and the report prints them.
@@ -11,15 +11,12 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capacity.errors import InvalidInput
 from capacity.planning.footprint import EXACT, Footprint, Term, footprints
 from capacity.planning.workload import Request, check_tensor_parallel
 from capacity.units import ceil_div
-
-if TYPE_CHECKING:
-    from capacity.planning.fixes import Fix
 
 SCHEMA = "capacity.plan/1"
 # SageMaker's limit on a value of a container's environment.
@@ -140,41 +137,6 @@ class Plan:
             return cls(**{**raw, "terms": tuple(Term(**term) for term in raw["terms"])})
         except TypeError as error:
             raise InvalidInput("plan.terms", str(error)) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request does not fit, and what would. Its text names the figures; `fixes` were each checked to work."""
-
-    code: str
-    requested: Mapping[str, int]
-    need_bytes: Mapping[str, int]
-    have_bytes: int
-    short_by_bytes: int
-    largest_context_tokens: int
-    largest_concurrency: int
-    message: str
-    fixes: tuple[Fix, ...] = ()
-    retryable: bool = False
-    retry_after_s: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The refusal as a JSON object."""
-        return {
-            "code": self.code,
-            "retryable": self.retryable,
-            "retry_after_s": self.retry_after_s,
-            "message": self.message,
-            "requested": dict(self.requested),
-            "need_bytes": dict(self.need_bytes),
-            "have_bytes": self.have_bytes,
-            "short_by_bytes": self.short_by_bytes,
-            "largest_that_fits": {
-                "context_at_concurrency": self.largest_context_tokens,
-                "concurrency_at_context": self.largest_concurrency,
-            },
-            "fixes": [fix.to_json() for fix in self.fixes],
-        }
 
 
 @dataclass(frozen=True, slots=True)

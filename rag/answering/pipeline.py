@@ -9,6 +9,7 @@ from functools import cached_property
 
 from rag.admission.admission import Admission, Permit, Usage
 from rag.answering import prompt
+from rag.answering.ask import Ask
 from rag.answering.run import Answer, Clock, Run, Said
 from rag.answering.sessions import Session, Sessions, Turn
 from rag.cancellation import Call
@@ -26,7 +27,6 @@ from rag.interfaces import (
     Vectors,
 )
 from rag.language import detect_language
-from rag.serving.requests import Ask
 
 CANARY = "Qual a capital do Brasil?"
 

@@ -10,12 +10,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import pairwise
 
 from rag.documents.folder import Document
-from rag.retrieval.lexical_index import fold
-from rag.retrieval.passage_store import Chunk
+from rag.retrieval.passage_store import Chunk, duplicate_key
 
 TokenSpans = Callable[[str], list[tuple[int, int]]]
 """(start, end) in characters of each token of a text, as the embedder's tokenizer cuts it."""
@@ -24,7 +22,6 @@ TokenSpans = Callable[[str], list[tuple[int, int]]]
 # cut. A blank line ends a paragraph, the better place.
 _SENTENCE_END = re.compile(r"(?<=[.!?…;:])[\"'”»)\]]*\s+|\n\s*")
 _WORD_END = re.compile(r"\s+")
-_FEW_WORDS = 8
 
 
 @dataclass(slots=True)
@@ -80,17 +77,6 @@ class Chunker:
                 and tokens(pieces[first - 1][0], pieces[fresh][1]) <= max_tokens
             ):
                 first -= 1
-
-
-def duplicate_key(title: str, text: str) -> bytes:
-    """Equal for texts that differ in case, accents, punctuation and spacing only.
-
-    A text of a few words ("Yes, within 30 days.") says something only together with its title, and counts with it.
-    """
-    words = re.findall(r"\w+", fold(text))
-    if len(words) < _FEW_WORDS:
-        words = [fold(title), "\n", *words]
-    return blake2b(" ".join(words).encode(), digest_size=16).digest()
 
 
 def _pieces(text: str, starts: list[int], max_tokens: int) -> Iterator[tuple[int, int]]:

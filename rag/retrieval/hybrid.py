@@ -14,12 +14,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.documents.chunking import duplicate_key
 from rag.errors import InvalidRequest
 from rag.interfaces import Embedder, Passage, Scalar
 from rag.retrieval.fusion import Fusion
 from rag.retrieval.index import Index
-from rag.retrieval.passage_store import Rows
+from rag.retrieval.passage_store import Rows, duplicate_key
 from rag.retrieval.reranking import Reranker
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,10 +19,14 @@ from numpy.typing import NDArray
 
 from rag.errors import IndexRefused, InvalidRequest
 from rag.interfaces import Language, Scalar
+from rag.retrieval.lexical_index import fold
 
 Filters: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Rows: TypeAlias = NDArray[np.int64]
 """Passages by their number in the index, ascending."""
+
+# A text of fewer words is a duplicate only where its title is one as well.
+_FEW_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,17 @@ class Chunk:
     title: str
     text: str
     metadata: dict[str, Scalar]
+
+
+def duplicate_key(title: str, text: str) -> bytes:
+    """Equal for texts that differ in case, accents, punctuation and spacing only.
+
+    A text of a few words ("Yes, within 30 days.") says something only together with its title, and counts with it.
+    """
+    words = re.findall(r"\w+", fold(text))
+    if len(words) < _FEW_WORDS:
+        words = [fold(title), "\n", *words]
+    return blake2b(" ".join(words).encode(), digest_size=16).digest()
 
 
 def write_passages(path: Path, chunks: Iterable[Chunk]) -> int:

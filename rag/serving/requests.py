@@ -10,18 +10,15 @@ Unknown fields are refused by name rather than ignored: a misspelt `top_k` must 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import from_json
 
+from rag.answering.ask import Ask, Mode, Shape
 from rag.errors import InvalidRequest
 from rag.interfaces import Language, Message, Sampling, Scalar
-
-Mode: TypeAlias = Literal["answer", "retrieve", "generate", "embed"]
-Shape: TypeAlias = Literal["rag", "tgi", "chat"]
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -33,28 +30,6 @@ _Stop = Annotated[list[_StopText], Field(max_length=8)] | _StopText
 
 _MOST_TEXTS = 64
 _DEEPEST_JSON = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a client wants, whichever shape it came in. The embed mode embeds all `texts`, the others take the first."""
-
-    texts: tuple[str, ...]
-    sampling: Sampling
-    mode: Mode = "answer"
-    history: tuple[Message, ...] = ()
-    top_k: int | None = None
-    filters: Mapping[str, Scalar | Sequence[Scalar]] = field(default_factory=dict)
-    min_score: float | None = None
-    language: Language | None = None
-    stream: bool = False
-    allow_long_context: bool = False
-    shape: Shape = "rag"
-
-    @property
-    def question(self) -> str:
-        """The text that is retrieved for and answered."""
-        return self.texts[0]
 
 
 class _Body(BaseModel):

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
+from rag.answering.ask import Shape
 from rag.answering.pipeline import Embedding
 from rag.answering.run import Answer, Run, Source
 from rag.errors import GenerationFailed, RagError
 from rag.interfaces import Passage, TokenDetail
-from rag.serving.requests import Shape
 
 Framing: TypeAlias = Literal["sse", "jsonlines"]
 Document: TypeAlias = dict[str, Any]

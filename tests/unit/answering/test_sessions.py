@@ -11,11 +11,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from inference import create_app
+from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.errors import Overloaded, SessionClosed
 from rag.interfaces import Message, Sampling
 from rag.serving.lifecycle import Boot
-from rag.serving.requests import Ask
 from rag.settings import Settings
 from tests.fakes import FakeGenerator, fake_admission, fake_pipeline
 

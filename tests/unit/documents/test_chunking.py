@@ -7,9 +7,9 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.documents.chunking import Chunker, duplicate_key
+from rag.documents.chunking import Chunker
 from rag.documents.folder import Document
-from rag.retrieval.passage_store import Chunk
+from rag.retrieval.passage_store import Chunk, duplicate_key
 
 
 def words(text: str) -> list[tuple[int, int]]:

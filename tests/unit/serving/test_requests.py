@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag.answering.ask import Ask
 from rag.errors import InvalidRequest
 from rag.interfaces import Message
-from rag.serving.requests import Ask, parse_json, parse_text
+from rag.serving.requests import parse_json, parse_text
 
 
 def parsed(document: Any) -> Ask:
