@@ -70,10 +70,11 @@ test: check index ## Lint, type-check, then every test (ENDPOINT_NAME: the contr
 	@$(if $(ENDPOINT_NAME),$(MAKE) --no-print-directory smoke)
 
 .PHONY: check
-check: $(VENV)/.installed-test ## ruff and mypy
+check: $(VENV)/.installed-test ## ruff, mypy and import-linter
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
 include deploy/deploy.mk
 
