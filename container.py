@@ -1,4 +1,4 @@
-"""Gunicorn without its command line: one worker with threads, and a Boot that loads inside it."""
+"""gunicorn without its command line: one worker with threads, in which a Boot loads the models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rag.process.process_memory import share_arenas
 from rag.serving.lifecycle import Boot
 from rag.settings import Settings
 
-# SageMaker kills 30 s after SIGTERM: what runs then has this long to finish, and its end 2 s more to reach its client.
+# SageMaker kills 30 s after SIGTERM: running requests get this long, and 2 s more to send the end of their answers.
 _DRAIN_S = 24
 
 
 class Container(BaseApplication):  # type: ignore[misc]
-    """Serves what `build` gives on HOST:`port` until SIGTERM. `build` is called in the worker."""
+    """Serves the application of `build` on HOST:`port` until SIGTERM. `build` is called in the worker."""
 
     def __init__(self, settings: Settings, port: int, build: Callable[[], tuple[Flask, Boot[Any]]]) -> None:
         self._settings = settings
@@ -31,8 +31,8 @@ class Container(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
-        """One worker, since a second would load the weights again; no preload, since torch does not survive a fork."""
-        chosen: dict[str, Any] = {
+        """One worker: a second would load the weights again. No preload: torch does not survive a fork."""
+        options: dict[str, Any] = {
             "bind": f"{self._settings.host}:{self._port}",
             "workers": 1,
             "worker_class": "gthread",
@@ -40,30 +40,30 @@ class Container(BaseApplication):  # type: ignore[misc]
             "timeout": 120,
             "graceful_timeout": _DRAIN_S + 2,
             "keepalive": 75,
-            "control_socket_disable": True,  # it would be written below HOME, and nobody here talks to it
+            "control_socket_disable": True,  # unused, and it would be written below HOME
             "proc_name": "rag",
             "loglevel": self._settings.log_level.lower(),
             "post_worker_init": self._drain_on_sigterm,
             "worker_exit": lambda _server, _worker: self._close(),
         }
-        for name, value in chosen.items():
+        for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Called in the worker. The models load in Boot's thread meanwhile."""
+        """Called in the worker. The models load in the Boot's thread."""
         log_to_stderr(self._settings)
         share_arenas()
-        # With dozens of threads inside, Python's default of 5 ms a turn would let /ping wait for many of them.
+        # With dozens of threads, Python's default switch interval of 5 ms would make /ping wait for many of them.
         sys.setswitchinterval(0.0005)
         app, self._boot = self._build()
         self._boot.start()
         return app
 
     def _drain_on_sigterm(self, worker: Any) -> None:
-        """Gunicorn lets requests in flight finish; that new ones are refused, and long ones end, is for the ledger."""
+        """gunicorn lets running requests finish; admission refuses new ones and ends long ones."""
 
         def handle(signal_number: int, frame: Any) -> None:
-            # Not in the handler itself: it interrupts the main thread anywhere, perhaps inside a lock.
+            # Not in the handler itself: it interrupts the main thread anywhere, perhaps while it holds a lock.
             if self._boot is not None:
                 threading.Thread(target=self._boot.drain, args=(_DRAIN_S,), name="drain").start()
             worker.handle_exit(signal_number, frame)
@@ -76,7 +76,7 @@ class Container(BaseApplication):  # type: ignore[misc]
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """The log of this process, with the libraries that tell too much kept to warnings."""
+    """Configure the log of this process; verbose libraries log warnings only."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("sentence_transformers", "faiss", "bm25s", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("sentence_transformers", "faiss", "bm25s", "urllib3"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)

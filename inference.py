@@ -1,6 +1,6 @@
 """The WSGI application: GET /ping, POST /invocations, GET /execution-parameters. HTTP only.
 
-rag/serving/requests.py reads requests, rag/answering/pipeline.py answers, rag/serving/responses.py writes the answers.
+rag/serving/requests.py parses requests, rag/answering/pipeline.py answers, rag/serving/responses.py formats answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from werkzeug.http import parse_accept_header
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.answering.run import Answer, Run
-from rag.answering.sessions import Session
+from rag.answering.sessions import Conversation
 from rag.cancellation import Call
 from rag.errors import (
     InvalidRequest,
@@ -31,7 +31,7 @@ from rag.errors import (
     UnsupportedMedia,
     status_of,
 )
-from rag.serving.disconnects import Hangups
+from rag.serving.disconnects import DisconnectWatcher
 from rag.serving.lifecycle import Boot
 from rag.serving.requests import closes_session, parse_json, parse_text
 from rag.serving.responses import (
@@ -52,13 +52,13 @@ _log = logging.getLogger(__name__)
 _JSON = "application/json"
 _TEXT = "text/plain"
 _JSON_LINES = ("application/jsonlines", "application/x-jsonlines", "application/x-ndjson")
-_ANSWERED = (_JSON, CONTENT_TYPES["sse"], *_JSON_LINES, _TEXT)
+_ACCEPTED = (_JSON, CONTENT_TYPES["sse"], *_JSON_LINES, _TEXT)
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _SESSION = "X-Amzn-SageMaker-Session-Id"
 _NEW_SESSION = "X-Amzn-SageMaker-New-Session-Id"
 _CLOSED_SESSION = "X-Amzn-SageMaker-Closed-Session-Id"
 _INFERENCE = "X-Amzn-SageMaker-Inference-Id"
-_STREAM_ACCEPT = "X-Amzn-SageMaker-Accept"  # in its place for InvokeEndpointWithResponseStream
+_STREAM_ACCEPT = "X-Amzn-SageMaker-Accept"  # what InvokeEndpointWithResponseStream sends as Accept
 
 _MOST_LINES = 256
 _MOST_DRAINED_BYTES = 64_000_000
@@ -66,7 +66,7 @@ _MOST_DRAINED_BYTES = 64_000_000
 
 @dataclass(slots=True)
 class _Record:
-    """What the log will say of a request, gathered on its way."""
+    """What the request log needs, collected while the request is handled."""
 
     call: Call
     code: str | None = None
@@ -76,53 +76,65 @@ class _Record:
 
 
 def create_app(settings: Settings, boot: Boot[Pipeline], telemetry: Telemetry | None = None) -> Flask:
-    """The application around a Boot that somebody else starts, so that importing never loads a model."""
+    """The application around a Boot, which the caller starts: importing this module never loads a model."""
     app = Flask("rag")
-    told = telemetry or Telemetry(boot.usage, boot.kv_use, log_prompts=settings.log_prompts)
-    hangups = Hangups()
-    # Threads outnumber the places (Settings.http_threads), so /ping and refusals always find one.
-    places = threading.BoundedSemaphore(settings.places)
+    telemetry = telemetry or Telemetry(boot.usage, boot.kv_use, log_prompts=settings.log_prompts)
+    handlers = _Handlers(settings, boot, telemetry)
+    app.get("/ping")(handlers.ping)
+    app.get("/execution-parameters")(handlers.execution_parameters)
+    app.post("/invocations")(handlers.invocations)
+    app.after_request(handlers.finish)
+    app.register_error_handler(Exception, handlers.handle_error)
+    return app
 
-    @app.get("/ping")
-    def ping() -> Response:
-        unready = boot.unready()
-        return Response(status=200) if unready is None else _refusal(unready)
 
-    @app.get("/execution-parameters")
-    def execution_parameters() -> Response:
+class _Handlers:
+    """The request handlers."""
+
+    def __init__(self, settings: Settings, boot: Boot[Pipeline], telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._boot = boot
+        self._telemetry = telemetry
+        self._disconnects = DisconnectWatcher()
+        # There are more threads than places (Settings.http_threads), so that one is always free for /ping and refusals.
+        self._places = threading.BoundedSemaphore(settings.places)
+
+    def ping(self) -> Response:
+        unready = self._boot.unready()
+        return Response(status=200) if unready is None else _error_response(unready)
+
+    def execution_parameters(self) -> Response:
         document = {
-            "MaxConcurrentTransforms": settings.sessions,
+            "MaxConcurrentTransforms": self._settings.sessions,
             "BatchStrategy": "SINGLE_RECORD",
-            "MaxPayloadInMB": max(1, int(settings.max_body_mb)),
+            "MaxPayloadInMB": max(1, int(self._settings.max_body_mb)),
         }
         return _json(document)
 
-    @app.post("/invocations")
-    def invocations() -> Response:
+    def invocations(self) -> Response:
         g.record = record = _Record(Call())
-        body = _body(settings.max_body_mb)
-        pipeline = boot.loaded()
-        if not places.acquire(blocking=False):
+        body = _body(self._settings.max_body_mb)
+        pipeline = self._boot.loaded()
+        if not self._places.acquire(blocking=False):
             raise pipeline.admission.busy()
         client = request.environ.get("gunicorn.socket")
         if client is not None:
-            hangups.watch(client, record.call)
+            self._disconnects.watch(client, record.call)
 
-        def leave() -> None:
+        def release() -> None:
             if client is not None:
-                hangups.forget(client)
-            places.release()
+                self._disconnects.unwatch(client)
+            self._places.release()
 
         try:
-            response = _respond(pipeline, body, settings, record)
+            response = _respond(pipeline, body, self._settings, record)
         except BaseException:
-            leave()
+            release()
             raise
-        response.call_on_close(leave)  # after the last byte of a stream, or when its client has gone
+        response.call_on_close(release)  # after the last byte of a stream, or when its client has disconnected
         return response
 
-    @app.after_request
-    def finish(response: Response) -> Response:
+    def finish(self, response: Response) -> Response:
         attributes = request.headers.get(_ATTRIBUTES)
         if attributes is not None:
             response.headers[_ATTRIBUTES] = attributes[:1024]
@@ -131,7 +143,7 @@ def create_app(settings: Settings, boot: Boot[Pipeline], telemetry: Telemetry | 
             inference, session = request.headers.get(_INFERENCE), request.headers.get(_SESSION)
 
             def log() -> None:
-                told.request(
+                self._telemetry.request(
                     status=response.status_code,
                     code=record.code,
                     total_s=time.monotonic() - record.call.began,
@@ -147,22 +159,19 @@ def create_app(settings: Settings, boot: Boot[Pipeline], telemetry: Telemetry | 
             response.call_on_close(log)
         return response
 
-    @app.errorhandler(Exception)
-    def failed(error: Exception) -> Response:
-        if isinstance(error, HTTPException):  # no such path, wrong method, a client that went away
+    def handle_error(self, error: Exception) -> Response:
+        if isinstance(error, HTTPException):  # unknown path, wrong method, a client that has disconnected
             refused = InvalidRequest(error.description or error.name, field="request", value=request.path)
-            return _refusal(refused, status=error.code)
+            return _error_response(refused, status=error.code)
         if not isinstance(error, RagError):
             _log.exception("a request failed")
             error = RagError("internal error", remedy="see the container's log")
         if "record" in g:
             g.record.code = error.code
-        response = _refusal(error)
-        if isinstance(error, SessionClosed):  # so that SageMaker forgets where the session was
+        response = _error_response(error)
+        if isinstance(error, SessionClosed):  # tells SageMaker that the session has ended
             response.headers[_CLOSED_SESSION] = request.headers.get(_SESSION, "")
         return response
-
-    return app
 
 
 def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Record) -> Response:
@@ -172,7 +181,7 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Recor
     if content_type in _JSON_LINES:
         if session_id is not None:
             raise InvalidRequest(
-                "a batch can't take part in a session",
+                "a batch can't be part of a session",
                 field=_SESSION,
                 value=session_id,
                 remedy="send the lines one by one, or without the session id",
@@ -180,7 +189,7 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Recor
         return Response(_batch(pipeline, body, settings), mimetype=_JSON_LINES[0])
     if content_type not in (_JSON, _TEXT):
         raise UnsupportedMedia(
-            f"Content-Type {content_type!r} is not spoken here",
+            f"the Content-Type {content_type!r} is not supported",
             field="Content-Type",
             value=content_type,
             limit=", ".join((_JSON, _TEXT, _JSON_LINES[0])),
@@ -201,39 +210,43 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Recor
     try:
         response = _reply(pipeline, ask, accepted, record, pipeline.sessions.begin(session.id))
     except BaseException:
-        pipeline.sessions.close(session.id)  # nobody will ever learn its id
+        pipeline.sessions.close(session.id)  # the client never gets its id
         raise
     expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     response.headers[_NEW_SESSION] = f"{session.id}; Expires={expires}"
     return response
 
 
-def _reply(pipeline: Pipeline, ask: Ask, accepted: str | None, record: _Record, session: Session | None) -> Response:
+def _reply(
+    pipeline: Pipeline, ask: Ask, accepted: str | None, record: _Record, session: Conversation | None
+) -> Response:
     framing = _framing(ask, accepted)
     if framing is not None:
         run = record.run = pipeline.start(replace(ask, stream=True), record.call, session)
         response = Response(stream(run, ask.shape, framing), mimetype=CONTENT_TYPES[framing])
-        response.call_on_close(run.close)  # a client may leave before the first byte, when no generator has begun
+        response.call_on_close(
+            run.close
+        )  # a client may disconnect before the first byte, when the iterator has not started
         return response
     if ask.mode in ("answer", "generate"):
         record.answer = pipeline.answer(ask, record.call, session)
         document = answer_document(record.answer, ask.shape)
     else:
-        document = _found(pipeline, ask)
+        document = _without_llm(pipeline, ask)
     if accepted == _TEXT and "text" in document:
         return Response(str(document["text"]), mimetype=_TEXT)
     return _json(document)
 
 
-def _found(pipeline: Pipeline, ask: Ask) -> Document:
-    """The answer to what needs no LLM."""
+def _without_llm(pipeline: Pipeline, ask: Ask) -> Document:
+    """The answer in the modes embed and retrieve."""
     if ask.mode == "embed":
         return embedding_document(pipeline.embed(ask))
     return {"sources": [passage_document(passage) for passage in pipeline.retrieve(ask)]}
 
 
 def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
-    """One JSON body a line in, one answer or error a line out, in the same order; a bad line fails alone."""
+    """One JSON body a line in, one answer or error a line out, in the same order; a bad line fails only itself."""
     lines = [line for line in body.splitlines() if line.strip()]
     if not 1 <= len(lines) <= _MOST_LINES:
         raise InvalidRequest(
@@ -244,24 +257,24 @@ def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
             remedy="send the lines in several requests",
         )
 
-    def one(line: bytes) -> Document:
+    def answer(line: bytes) -> Document:
         try:
             ask = parse_json(line, default_new_tokens=settings.max_new_tokens)
             if ask.mode in ("answer", "generate"):
                 return answer_document(pipeline.answer(replace(ask, stream=False)), ask.shape)
-            return _found(pipeline, ask)
+            return _without_llm(pipeline, ask)
         except RagError as error:
             return error.body()
 
     with ThreadPoolExecutor(min(len(lines), settings.sessions), thread_name_prefix="batch") as threads:
-        return b"".join(dump(document) + b"\n" for document in threads.map(one, lines))
+        return b"".join(dump(document) + b"\n" for document in threads.map(answer, lines))
 
 
 def _body(max_body_mb: float) -> bytes:
-    """The whole body. One that exceeds the cap is read on and thrown away, so that the refusal reaches its sender."""
-    cap = int(max_body_mb * 1e6)
-    body = request.stream.read(cap + 1)
-    if len(body) <= cap:
+    """The whole body. One above the limit is read to its end and discarded, so that the client gets the refusal."""
+    limit = int(max_body_mb * 1e6)
+    body = request.stream.read(limit + 1)
+    if len(body) <= limit:
         return body
     size = len(body)
     while size < _MOST_DRAINED_BYTES and (more := request.stream.read(1 << 20)):
@@ -270,22 +283,22 @@ def _body(max_body_mb: float) -> bytes:
         f"the body exceeds {max_body_mb:g} MB",
         field="body",
         value=f"{request.content_length or size} bytes",
-        limit=f"{cap} bytes",
+        limit=f"{limit} bytes",
         remedy="send less text, or deploy with a larger MAX_BODY_MB",
     )
 
 
 def _accepted() -> str | None:
-    """The answer's content type that the client names, or None where any will do."""
+    """The content type that the client asks for; None for any."""
     header = request.headers.get(_STREAM_ACCEPT) or request.headers.get("Accept")
     if not header or header.strip() == "*/*":
         return None
-    if header in _ANSWERED:  # nearly always one of them as it stands, and parsing takes 0.1 ms
+    if header in _ACCEPTED:  # nearly always, and parsing takes 0.1 ms
         return header
-    accepted = parse_accept_header(header, MIMEAccept).best_match(_ANSWERED)
+    accepted = parse_accept_header(header, MIMEAccept).best_match(_ACCEPTED)
     if accepted is None:
         raise NotAcceptable(
-            f"Accept {header!r} names nothing that is sent here",
+            f"Accept {header!r} includes no supported type",
             field="Accept",
             value=header,
             limit=", ".join((_JSON, CONTENT_TYPES["sse"], _JSON_LINES[0], _TEXT)),
@@ -295,7 +308,7 @@ def _accepted() -> str | None:
 
 
 def _framing(ask: Ask, accepted: str | None) -> Framing | None:
-    """How to frame a stream; None for an answer in one piece."""
+    """The framing of a streamed answer; None for a plain one."""
     if ask.mode not in ("answer", "generate"):
         return None
     if accepted in _JSON_LINES:
@@ -307,7 +320,7 @@ def _json(document: Document) -> Response:
     return Response(dump(document), mimetype=_JSON)
 
 
-def _refusal(error: RagError, status: int | None = None) -> Response:
+def _error_response(error: RagError, status: int | None = None) -> Response:
     response = _json(error.body())
     response.status_code = status or status_of(error)
     if error.retry_after_s is not None:

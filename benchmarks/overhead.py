@@ -37,7 +37,7 @@ from rag.backends.choice import BackendName
 from rag.checkpoint import resolve_model
 from rag.engine.detokenizer import TextStream
 from rag.engine.engine import Engine
-from rag.engine.generator import load_generator
+from rag.engine.loading import EngineConfig, load_generator
 from rag.errors import RagError
 from rag.interfaces import Message, Sampling
 from rag.settings import Settings
@@ -114,14 +114,15 @@ def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: i
     torch.set_num_threads(threads)
     blocks = 1 if backend == "torch" else -(-(settings.context or 0) // 32)  # one session's
     generator = load_generator(
-        settings.llm,
-        dtype=settings.dtype,
-        device="cpu",
-        context_tokens=settings.context,
-        num_blocks=blocks,
-        max_waiting=1,
-        backend_name=backend,
-        threads=threads,
+        EngineConfig(
+            settings.llm,
+            num_blocks=blocks,
+            max_waiting=1,
+            context_tokens=settings.context,
+            dtype=settings.dtype,
+            backend=backend,
+            threads=threads,
+        )
     )
     tokenizer = Tokenizer.from_file(str(resolve_model(settings.llm) / "tokenizer.json"))
     words = [word for line in _QUESTIONS.read_text(encoding="utf-8").split() if (word := line.strip('",:{}[]?'))]

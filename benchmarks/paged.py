@@ -46,23 +46,21 @@ def load_engine(backend: Literal["openvino", "torch"], context: int, phases: lis
     """An engine of 16 sessions as the container would start it; `phases` gets each phase and when it began."""
     import torch  # noqa: PLC0415
 
-    from rag.engine.generator import load_generator  # noqa: PLC0415
+    from rag.engine.loading import EngineConfig, load_generator  # noqa: PLC0415
 
     torch.set_num_threads(cores())
     sys.setswitchinterval(0.0005)  # as in serve
     plan = make_plan(_settings(backend, context))
     phases.append(("loading the LLM", time.perf_counter()))
-    generator = load_generator(
+    config = EngineConfig(
         str(MODEL),
-        dtype="float32",
-        device="cpu",
-        context_tokens=context,
         num_blocks=plan.num_blocks,
         max_waiting=64,
-        backend_name=backend,
+        context_tokens=context,
+        backend=backend,
         threads=cores(),
-        on_phase=lambda phase: phases.append((phase, time.perf_counter())),
     )
+    generator = load_generator(config, lambda phase: phases.append((phase, time.perf_counter())))
     phases.append(("ready", time.perf_counter()))
     return generator.engine
 

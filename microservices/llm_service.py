@@ -1,7 +1,7 @@
-"""The LLM service: POST /generate (JSON Lines), PUT and DELETE /sessions/ID, POST /encode, and what it is and holds.
+"""The LLM service: POST /generate (JSON Lines), PUT and DELETE /sessions/ID, POST /encode, and its state and metrics.
 
-A face over rag's generator and its ledger: what is admitted, queued or refused is decided there, and a refusal passes
-through the orchestrator unchanged.
+HTTP over rag's generator and its admission: requests are admitted, queued or refused there, and the orchestrator passes
+a refusal on unchanged.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 from flask import Flask, Response, request
 
-from microservices.service_app import JSON, face, plain
+from microservices.service_app import JSON, json_response, make_app
 from rag.cancellation import Call
 from rag.errors import GenerationFailed, InvalidRequest, NotReady, RagError
 from rag.interfaces import DeltaStream
 from rag.remote import payloads
-from rag.remote.payloads import LlmFacts
+from rag.remote.payloads import LlmDescription
 from rag.remote.servables import Llm
-from rag.serving.disconnects import Hangups
+from rag.serving.disconnects import DisconnectWatcher
 from rag.serving.lifecycle import Boot
 
 _log = logging.getLogger(__name__)
@@ -28,19 +28,32 @@ _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 
 
 def create_app(boot: Boot[Llm]) -> Flask:
-    """The application around a Boot that somebody else starts."""
+    """The application around a Boot, which the caller starts."""
+    app = make_app("llm", boot, _describe)
+    service = _LlmService(boot)
+    app.post("/generate")(service.generate)
+    app.put("/sessions/<session>")(service.open_session)
+    app.delete("/sessions/<session>")(service.close_session)
+    app.post("/encode")(service.encode)
+    app.get("/tokenizer")(service.tokenizer)
+    app.get("/plan")(service.plan)
+    app.get("/usage")(service.usage)
+    app.get("/kv_use")(service.kv_use)
+    app.get("/refusals/busy")(service.busy)
+    app.post("/refusals/too_long")(service.too_long)
+    return app
 
-    def facts(llm: Llm) -> bytes:
-        generator = llm.generator
-        return payloads.write(payloads.LLM_FACTS, LlmFacts(generator.name, generator.max_model_len, llm.fingerprint))
 
-    app = face("llm", boot, facts)
-    hangups = Hangups()
+class _LlmService:
+    """The request handlers."""
 
-    @app.post("/generate")
-    def generate() -> Response:
-        llm = boot.loaded()
-        asked = payloads.read(payloads.GENERATE_CALL, request.get_data())
+    def __init__(self, boot: Boot[Llm]) -> None:
+        self._boot = boot
+        self._disconnects = DisconnectWatcher()
+
+    def generate(self) -> Response:
+        llm = self._boot.loaded()
+        asked = payloads.read(payloads.GENERATE_REQUEST, request.get_data())
         if asked.tokenizer != llm.fingerprint:
             raise NotReady(
                 "the prompt was encoded for another model than the one that runs now",
@@ -53,80 +66,75 @@ def create_app(boot: Boot[Llm]) -> Flask:
         call = Call()
         client = next((request.environ[name] for name in _SOCKETS if name in request.environ), None)
         if client is not None:
-            hangups.watch(client, call)  # an orchestrator that leaves closes its connection: that is the cancel
+            self._disconnects.watch(client, call)  # the orchestrator cancels by closing its connection
 
-        def leave() -> None:
+        def unwatch() -> None:
             if client is not None:
-                hangups.forget(client)
+                self._disconnects.unwatch(client)
 
         try:
             deltas = llm.generator.generate(asked.prompt_ids, asked.sampling, asked.session, call)
         except BaseException:
-            leave()
+            unwatch()
             raise
         response = Response(_lines(deltas), mimetype="application/jsonlines")
         response.call_on_close(deltas.close)
-        response.call_on_close(leave)
+        response.call_on_close(unwatch)
         return response
 
-    @app.put("/sessions/<session>")
-    def open_session(session: str) -> Response:
-        boot.loaded().generator.open_session(session)
-        return plain({"session": session})
+    def open_session(self, session: str) -> Response:
+        self._boot.loaded().generator.open_session(session)
+        return json_response({"session": session})
 
-    @app.delete("/sessions/<session>")
-    def close_session(session: str) -> Response:
-        boot.loaded().generator.close_session(session)
-        return plain({"session": session, "closed": True})
+    def close_session(self, session: str) -> Response:
+        self._boot.loaded().generator.close_session(session)
+        return json_response({"session": session, "closed": True})
 
-    @app.post("/encode")
-    def encode() -> Response:
-        asked = payloads.read(payloads.ENCODE_CALL, request.get_data())
-        return plain(boot.loaded().generator.encode(asked.messages))
+    def encode(self) -> Response:
+        asked = payloads.read(payloads.ENCODE_REQUEST, request.get_data())
+        return json_response(self._boot.loaded().generator.encode(asked.messages))
 
-    @app.get("/tokenizer")
-    def tokenizer() -> Response:
-        published = boot.loaded().tokenizer
+    def tokenizer(self) -> Response:
+        published = self._boot.loaded().tokenizer
         if published is None:
             raise InvalidRequest("this model's tokenizer is not published", field="request", remedy="use /encode")
         return Response(payloads.write(payloads.TOKENIZER, published), mimetype=JSON)
 
-    @app.get("/plan")
-    def plan() -> Response:
-        return plain(boot.loaded().plan.to_json())
+    def plan(self) -> Response:
+        return json_response(self._boot.loaded().plan.to_json())
 
-    @app.get("/usage")
-    def usage() -> Response:
-        return Response(payloads.write(payloads.USAGE, boot.usage()), mimetype=JSON)
+    def usage(self) -> Response:
+        return Response(payloads.write(payloads.USAGE, self._boot.usage()), mimetype=JSON)
 
-    @app.get("/kv_use")
-    def kv_use() -> Response:
-        return Response(payloads.write(payloads.KV_USE, boot.kv_use()), mimetype=JSON)
+    def kv_use(self) -> Response:
+        return Response(payloads.write(payloads.KV_USE, self._boot.kv_use()), mimetype=JSON)
 
-    @app.get("/refusals/busy")
-    def busy() -> Response:
-        return plain(boot.loaded().generator.busy().body())
+    def busy(self) -> Response:
+        return json_response(self._boot.loaded().generator.admission.busy().body())
 
-    @app.post("/refusals/too_long")
-    def too_long() -> Response:
-        asked = payloads.read(payloads.TOO_LONG_CALL, request.get_data())
-        refusal = boot.loaded().generator.admission.too_long(
+    def too_long(self) -> Response:
+        asked = payloads.read(payloads.TOO_LONG_REQUEST, request.get_data())
+        refusal = self._boot.loaded().generator.admission.too_long(
             asked.prompt_tokens, asked.new_tokens, allow_long=asked.allow_long
         )
-        return plain(refusal.body())
+        return json_response(refusal.body())
 
-    return app
+
+def _describe(llm: Llm) -> bytes:
+    generator = llm.generator
+    description = LlmDescription(generator.name, generator.max_model_len, llm.fingerprint)
+    return payloads.write(payloads.LLM_DESCRIPTION, description)
 
 
 def _lines(deltas: DeltaStream) -> Iterator[bytes]:
-    """Deltas as they come. An error becomes the last line: the status has long been sent."""
-    yield b"{}\n"  # sends the headers: whoever waits for them learns that the generation was admitted
+    """Deltas as they arrive. An error becomes the last line, since the HTTP status has been sent already."""
+    yield b"{}\n"  # sends the headers, by which the orchestrator sees that the generation was admitted
     model_s, began = 0.0, time.perf_counter()
     try:
         for delta in deltas:
             model_s += time.perf_counter() - began
             yield payloads.write_delta(delta)
-            began = time.perf_counter()  # what it takes to send a line is the hop's
+            began = time.perf_counter()  # the time to send a line is not the model's
         yield payloads.write_model_time(model_s)
     except RagError as error:
         yield payloads.write_failure(error)

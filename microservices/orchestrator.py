@@ -1,8 +1,8 @@
-"""The orchestrator: the monolith's application and pipeline over remote seams.
+"""The orchestrator: the monolith's application and pipeline over the vector and the LLM service.
 
-/ping says 503 with both services' phases until one question has been answered through them, and from then on 200 while
-either of them is ready: SageMaker replaces an instance whose /ping fails, which takes minutes, and the supervisor
-restarts a service in seconds. What can't be answered meanwhile is refused with 503 and the phase.
+/ping answers 503 with both services' phases until one question has been answered through them, and from then on 200
+while either of them is ready: SageMaker replaces an instance whose /ping fails, which takes minutes, and the supervisor
+restarts a service in seconds. Requests that need the missing service are refused with 503 and its phase.
 """
 
 from __future__ import annotations
@@ -15,68 +15,77 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from flask import Flask, Response
+from typing_extensions import override
 
 import inference
-from microservices.service_app import plain
+from microservices.service_app import json_response
 from rag.answering.pipeline import Pipeline
-from rag.composition import make_pipeline
+from rag.composition import pipeline_options
 from rag.errors import Failed, NotReady, RagError
-from rag.remote.clients import RemoteEmbedder, RemoteGenerator, RemoteRetriever
-from rag.remote.http_client import Exchange, Service
+from rag.remote.http_client import Exchange, ServiceClient
 from rag.remote.remote_admission import RemoteAdmission
+from rag.remote.remote_generator import RemoteGenerator
+from rag.remote.remote_retrieval import RemoteEmbedder, RemoteRetriever
 from rag.serving.lifecycle import Boot
 from rag.serving.telemetry import Telemetry
 from rag.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_WATCH_S = 1.0
-_WATCH_UNREADY_S = 0.2
+_POLL_S = 1.0
+_POLL_UNREADY_S = 0.2
 _ASSUMED_MODEL_LEN = 131_072
 
 
 class OrchestratorBoot(Boot[Pipeline]):
-    """Answers what it can from the start, and watches the services for /ping."""
+    """Serves requests from the start, and polls the services for /ping."""
 
     def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
-        self.hops = HopCounts()
+        self.exchanges = ExchangeTotals()
         threads = settings.http_threads
-        vector = Service(
+        vector = ServiceClient(
             "vector",
             settings.vector_url or f"http://127.0.0.1:{settings.vector_port}",
             timeout_s=settings.hop_timeout_s,
             connections=threads,
-            on_exchange=self.hops.count,
+            on_exchange=self.exchanges.add,
         )
         llms = [
-            Service("llm", url, timeout_s=settings.hop_timeout_s, connections=threads, on_exchange=self.hops.count)
+            ServiceClient(
+                "llm",
+                url,
+                timeout_s=settings.hop_timeout_s,
+                connections=threads,
+                on_exchange=self.exchanges.add,
+            )
             for url in settings.llm_urls
         ]
         self._embedder = RemoteEmbedder(vector)
         self._generator = RemoteGenerator(llms, assumed_model_len=settings.context or _ASSUMED_MODEL_LEN)
         retriever = RemoteRetriever(vector)
         admission = RemoteAdmission(self._generator, governed_tokens=settings.governed_context)
-        super().__init__(lambda _: make_pipeline(settings, self._embedder, retriever, self._generator, admission))
+        options = pipeline_options(settings)
+        super().__init__(lambda _: Pipeline(self._embedder, retriever, self._generator, admission, options))
         self._on_complete = on_ready
         self._complete = False
         self._unready: dict[str, RagError] = {
-            name: NotReady("not asked yet", field="phase", value="starting") for name in ("vector", "llm")
+            name: NotReady("not polled yet", field="phase", value="starting") for name in ("vector", "llm")
         }
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch_services, name="watch", daemon=True)
+        self._poller = threading.Thread(target=self._poll_services, name="poll", daemon=True)
 
+    @override
     def start(self) -> None:
-        """Begin to load and to watch."""
         super().start()
-        self._watcher.start()
+        self._poller.start()
 
+    @override
     def close(self) -> None:
-        """Stop watching; the services stay."""
         self._stopping.set()
         super().close()
 
+    @override
     def unready(self) -> NotReady | None:
-        """What /ping says: see the module."""
         own = super().unready()
         if own is not None:
             return own
@@ -89,27 +98,28 @@ class OrchestratorBoot(Boot[Pipeline]):
         phase = "; ".join(f"{name}: {_phase(error)}" for name, error in unready.items()) or "answering the canary"
         return NotReady(f"loading: {phase}", field="phase", value=phase, retry_after_s=1.0)
 
+    @override
     def loaded(self) -> Pipeline:
-        """The pipeline, ready or not: it refuses by itself what a missing service is needed for."""
+        """The pipeline, whether the services are ready or not: it refuses requests that need a missing one."""
         own = super().unready()
         if own is not None:
             raise own
         return self._loaded
 
-    def _watch_services(self) -> None:
+    def _poll_services(self) -> None:
         self.join()
         began = time.monotonic()
         while not self._stopping.is_set():
-            self._look("vector", self._embedder.learn)
-            self._look("llm", self._generator.learn)
+            self._poll("vector", self._embedder.refresh)
+            self._poll("llm", self._generator.refresh)
             if not self._complete and not self._unready:
                 self._try_canary(began)
-            self._stopping.wait(_WATCH_UNREADY_S if self._unready or not self._complete else _WATCH_S)
+            self._stopping.wait(_POLL_UNREADY_S if self._unready or not self._complete else _POLL_S)
 
-    def _look(self, name: str, learn: Callable[[], None]) -> None:
+    def _poll(self, name: str, refresh: Callable[[], None]) -> None:
         was = _phase(self._unready.get(name))
         try:
-            learn()
+            refresh()
         except RagError as error:
             self._unready = {**self._unready, name: error}
         else:
@@ -129,15 +139,15 @@ class OrchestratorBoot(Boot[Pipeline]):
             self._on_complete()
 
 
-class HopCounts:
-    """What went over each hop so far."""
+class ExchangeTotals:
+    """Totals of the requests to the services."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def count(self, exchange: Exchange) -> None:
-        """Add one exchange; what it took beyond `model_s` is the hop's."""
+    def add(self, exchange: Exchange) -> None:
+        """Add one request; its time beyond `model_s` is the cost of HTTP."""
         with self._lock:
             total = self._totals[exchange.service + exchange.path]
             total["exchanges"] += 1
@@ -147,13 +157,13 @@ class HopCounts:
             total["model_s"] += exchange.model_s or 0.0
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """By service and path: exchanges, bytes each way, seconds, and those that the models took of them."""
+        """By service and path: requests, bytes each way, seconds, and the models' share of them."""
         with self._lock:
-            return {hop: dict(total) for hop, total in self._totals.items()}
+            return {path: dict(total) for path, total in self._totals.items()}
 
 
-def with_room(settings: Settings) -> Settings:
-    """The settings with places for what all LLM services together take."""
+def for_all_services(settings: Settings) -> Settings:
+    """The settings with as many places as all LLM services have together."""
     services = len(settings.llm_urls)
     return settings.model_copy(update={"concurrency": settings.sessions * services, "queue": settings.queue * services})
 
@@ -164,7 +174,7 @@ def create_app(settings: Settings, boot: OrchestratorBoot, telemetry: Telemetry)
 
     @app.get("/hops")
     def hops() -> Response:
-        return plain(boot.hops.totals())
+        return json_response(boot.exchanges.totals())
 
     return app
 

@@ -1,8 +1,8 @@
-"""Starts the services, waits on their health, restarts the one that dies, and ends them in order.
+"""Starts the services, polls their health, restarts one that dies, and stops them in order.
 
-A service that exits, falls silent or reports a dead engine is started again, with a delay that doubles while it keeps
-failing. One whose loading failed stays as it is, since its /health says why and another start would say the same. On
-SIGTERM the orchestrator ends first, with what it is answering, then the services behind it.
+A service that exits, stops answering or reports a dead engine is restarted, with a back-off that doubles while it keeps
+failing. One whose loading failed is not, since its /health gives the reason and a restart would fail the same way. On
+SIGTERM the orchestrator stops first, once its running requests have ended, then the services behind it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag.errors import Failed, NotReady, RagError, Unreachable
-from rag.remote.http_client import Service
+from rag.remote.http_client import ServiceClient
 
 _log = logging.getLogger(__name__)
 
 _SERVE = Path(__file__).resolve().parents[1] / "serve"
-_TURN_S = 0.1
-_WATCH_S = 1.0
+_TICK_S = 0.1
+_POLL_READY_S = 1.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.2, 30.0
-_STEADY_S = 30.0  # a service that was ready for so long starts again at once when it dies
-_MOST_SILENT_S = 30.0
-_DRAIN_S, _STOP_S = 26.0, 29.0  # after SIGTERM: what asks has ended, everything has; SageMaker kills after 30
+_STABLE_S = 30.0  # a service that was ready for this long is restarted with the shortest delay
+_LONGEST_SILENCE_S = 30.0
+_DRAIN_S, _STOP_S = (
+    26.0,
+    29.0,
+)  # limits after SIGTERM: orchestrator, all; SageMaker kills after 30
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """What to run, and where its health is asked."""
+    """The command of a service, and where its health is polled."""
 
     name: str
     command: Sequence[str]
@@ -46,27 +49,27 @@ class ServiceSpec:
 
 
 class Child:
-    """One service: its process, its health, and when it is started again."""
+    """One service: its process, its health, and its restarts."""
 
     def __init__(self, spec: ServiceSpec) -> None:
         self.spec = spec
         self.phase = "stopped"
         self.restarts = -1
-        self._service = Service(spec.name, spec.url, timeout_s=1.0, connections=1)
+        self._service = ServiceClient(spec.name, spec.url, timeout_s=1.0, connections=1)
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._delay_s = _FIRST_DELAY_S
-        self._look_at = 0.0
+        self._next_poll = 0.0
         self._ready_since: float | None = None
-        self._heard_at: float | None = None
+        self._last_answer: float | None = None
 
     @property
     def pid(self) -> int | None:
         """Of the running process."""
         return None if self._process is None else self._process.pid
 
-    def turn(self, now: float) -> None:
-        """Start, look at, or give up the process, whatever is due at `now` (seconds, monotonic)."""
+    def tick(self, now: float) -> None:
+        """Start the process or poll its health, if that is due at `now` (seconds, monotonic)."""
         if self._process is None:
             if now >= self._start_at:
                 self._start()
@@ -74,23 +77,23 @@ class Child:
         status = self._process.poll()
         if status is not None:
             self._ended(now, f"ended with status {status}")
-        elif now >= self._look_at:
-            self._look(now)
+        elif now >= self._next_poll:
+            self._poll(now)
 
     def stop(self, limit_s: float) -> None:
-        """SIGTERM, and SIGKILL for what has not ended within `limit_s`."""
+        """SIGTERM, then SIGKILL if it has not ended within `limit_s`."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
             self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            _tell("killed", self.spec.name, reason=f"did not end within {limit_s:g} s")
+            _log_event("killed", self.spec.name, reason=f"did not end within {limit_s:g} s")
             self._process.kill()
             self._process.wait()
 
     def send(self, number: int) -> None:
-        """Pass a signal on."""
+        """Send a signal to the process."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
@@ -102,51 +105,52 @@ class Child:
         )
         self.restarts += 1
         self.phase = "starting"
-        self._ready_since = self._heard_at = None
-        self._look_at = 0.0
-        _tell("started", self.spec.name, pid=self._process.pid, restarts=self.restarts)
+        self._ready_since = self._last_answer = None
+        self._next_poll = 0.0
+        _log_event("started", self.spec.name, pid=self._process.pid, restarts=self.restarts)
 
     def _ended(self, now: float, reason: str) -> None:
-        steady = self._ready_since is not None and now - self._ready_since > _STEADY_S
-        self._delay_s = _FIRST_DELAY_S if steady else self._delay_s
-        _tell("ended", self.spec.name, reason=reason, restart_in_s=self._delay_s)
+        stable = self._ready_since is not None and now - self._ready_since > _STABLE_S
+        self._delay_s = _FIRST_DELAY_S if stable else self._delay_s
+        _log_event("ended", self.spec.name, reason=reason, restart_in_s=self._delay_s)
         self._process = None
         self.phase = "stopped"
         self._start_at = now + self._delay_s
         self._delay_s = min(_LONGEST_DELAY_S, 2 * self._delay_s)
 
-    def _look(self, now: float) -> None:
+    def _poll(self, now: float) -> None:
         was = self.phase
         try:
             self._service.health(self.spec.health_path)
         except Unreachable:
             self.phase = "unreachable" if was != "starting" else was
         except NotReady as error:
-            self._heard_at = now
+            self._last_answer = now
             self.phase = f"failed: {error.message}" if isinstance(error, Failed) else str(error.value)
             if isinstance(error, Failed) and error.value == "dead":
-                self._give_up(now, error.message)
+                self._kill(now, error.message)
         except RagError as error:
             self.phase = error.message
         else:
-            self._heard_at = now
+            self._last_answer = now
             self._ready_since = self._ready_since or now
             self.phase = "ready"
         if self.phase != was:
-            _tell("phase", self.spec.name, phase=self.phase)
-        if self.phase == "unreachable" and self._heard_at is not None and now - self._heard_at > _MOST_SILENT_S:
-            self._give_up(now, f"silent for {_MOST_SILENT_S:g} s")
-        self._look_at = now + (_WATCH_S if self.phase == "ready" else _TURN_S)
+            _log_event("phase", self.spec.name, phase=self.phase)
+        silent = self._last_answer is not None and now - self._last_answer > _LONGEST_SILENCE_S
+        if self.phase == "unreachable" and silent:
+            self._kill(now, f"no answer for {_LONGEST_SILENCE_S:g} s")
+        self._next_poll = now + (_POLL_READY_S if self.phase == "ready" else _TICK_S)
 
-    def _give_up(self, now: float, reason: str) -> None:
-        assert self._process is not None, "only a running process is looked at"
+    def _kill(self, now: float, reason: str) -> None:
+        assert self._process is not None, "only a running process is polled"
         self._process.kill()
         self._process.wait()
         self._ended(now, reason)
 
 
 class Supervisor:
-    """Runs until SIGTERM or SIGINT. `specs` are in the order of ending: what asks comes before what is asked."""
+    """Runs until SIGTERM or SIGINT. The first of `specs`, the orchestrator, is stopped before the others."""
 
     def __init__(self, specs: Sequence[ServiceSpec], clock: Callable[[], float] = time.monotonic) -> None:
         self.children = [Child(spec) for spec in specs]
@@ -154,37 +158,37 @@ class Supervisor:
         self._stopping = threading.Event()
 
     def run(self) -> int:
-        """Exit status 0 once everything has ended."""
+        """Returns the exit status, 0, once all services have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._forward_signal)
         try:
-            while not self._stopping.wait(_TURN_S):
+            while not self._stopping.wait(_TICK_S):
                 for child in self.children:
-                    child.turn(self._clock())
+                    child.tick(self._clock())
         finally:
-            self._end()
+            self._stop_all()
         return 0
 
     def stop(self) -> None:
         """Make `run` return."""
         self._stopping.set()
 
-    def _pass_on(self, number: int, _frame: object) -> None:
+    def _forward_signal(self, number: int, _frame: object) -> None:
         for child in self.children:
             child.send(number)
 
-    def _end(self) -> None:
+    def _stop_all(self) -> None:
         first, *others = self.children
         began = self._clock()
         first.stop(_DRAIN_S)
         left_s = _STOP_S - (self._clock() - began)
-        stoppers = [threading.Thread(target=child.stop, args=(left_s,)) for child in others]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+        threads = [threading.Thread(target=child.stop, args=(left_s,)) for child in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 def service_specs(
@@ -197,15 +201,17 @@ def service_specs(
     llm_url: str | None,
     arguments: Sequence[str] = (),
 ) -> list[ServiceSpec]:
-    """The orchestrator, and each service that no URL places elsewhere; `arguments` are for the orchestrator."""
+    """The orchestrator, and each service that has no URL; `arguments` are for the orchestrator."""
     internal = {**environment, "HOST": "127.0.0.1"}
     vector_at, llm_at = (f"http://127.0.0.1:{number}" for number in (vector_port, llm_port))
-    outer = {**environment, "VECTOR_URL": vector_url or vector_at, "LLM_URL": llm_url or llm_at}
+    orchestrated = {**environment, "VECTOR_URL": vector_url or vector_at, "LLM_URL": llm_url or llm_at}
     specs = [
-        ServiceSpec("orchestrator", _command("orchestrator", *arguments), outer, f"http://127.0.0.1:{port}", "/ping")
+        ServiceSpec(
+            "orchestrator", _command("orchestrator", *arguments), orchestrated, f"http://127.0.0.1:{port}", "/ping"
+        )
     ]
     if vector_url is None:
-        # An accelerator is the LLM's: two processes on one card would each plan for the whole of it.
+        # A GPU is for the LLM alone: two processes on one GPU would each plan for all of its memory.
         specs.append(ServiceSpec("vector", _command("vector"), {**internal, "DEVICE": "cpu"}, vector_at))
     if llm_url is None:
         specs.append(ServiceSpec("llm", _command("llm"), internal, llm_at))
@@ -217,9 +223,9 @@ def _command(variant: str, *arguments: str) -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """In the child, before it becomes the service: a supervisor that is killed leaves nothing behind."""
+    """In the child, before exec: SIGTERM when the supervisor dies, so that a killed one leaves no process behind."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _tell(event: str, name: str, **more: object) -> None:
+def _log_event(event: str, name: str, **more: object) -> None:
     _log.info(json.dumps({"event": f"service_{event}", "name": name, **more}, ensure_ascii=False))

@@ -1,38 +1,38 @@
-"""The vector service: POST /embed, POST /retrieve, GET /health. A face over rag's embedder and retriever."""
+"""The vector service: POST /embed, POST /retrieve, GET /health, over rag's embedder and retriever."""
 
 from __future__ import annotations
 
 from flask import Flask, Response, request
 
-from microservices.service_app import JSON, face, model_time
+from microservices.service_app import JSON, make_app, model_time
 from rag.remote import payloads
-from rag.remote.payloads import VectorFacts
+from rag.remote.payloads import VectorDescription
 from rag.remote.servables import Retrieval
 from rag.serving.lifecycle import Boot
 
 
 def create_app(boot: Boot[Retrieval]) -> Flask:
-    """The application around a Boot that somebody else starts."""
+    """The application around a Boot, which the caller starts."""
 
-    def facts(retrieval: Retrieval) -> bytes:
+    def describe(retrieval: Retrieval) -> bytes:
         embedder = retrieval.embedder
-        return payloads.write(payloads.VECTOR_FACTS, VectorFacts(embedder.name, embedder.dimension))
+        return payloads.write(payloads.VECTOR_DESCRIPTION, VectorDescription(embedder.name, embedder.dimension))
 
-    app = face("vector", boot, facts)
+    app = make_app("vector", boot, describe)
 
     @app.post("/embed")
     def embed() -> Response:
-        call = payloads.read(payloads.EMBED_CALL, request.get_data())
+        asked = payloads.read(payloads.EMBED_REQUEST, request.get_data())
         with model_time():
-            vectors = boot.loaded().embedder.embed_queries(call.texts)
+            vectors = boot.loaded().embedder.embed_queries(asked.texts)
         return Response(payloads.write_vectors(vectors), mimetype="application/octet-stream")
 
     @app.post("/retrieve")
     def retrieve() -> Response:
-        call = payloads.read(payloads.RETRIEVE_CALL, request.get_data())
+        asked = payloads.read(payloads.RETRIEVE_REQUEST, request.get_data())
         with model_time():
             passages = boot.loaded().retriever.retrieve(
-                call.question, top_k=call.top_k, filters=call.filters, min_score=call.min_score
+                asked.question, top_k=asked.top_k, filters=asked.filters, min_score=asked.min_score
             )
         return Response(payloads.write_passages(passages), mimetype=JSON)
 

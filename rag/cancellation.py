@@ -1,4 +1,4 @@
-"""One request's tie to the outside: how long it has been running, and whether anybody still waits for it."""
+"""Cancellation and expiry of one request, and the time that it has been running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Call:
-    """Ended by `cancel` when the client has gone, or by `expire` when time has run out; whoever works for it is told.
+    """Ended by `cancel` when the client has disconnected, or by `expire` when time is up; both run the callbacks.
 
     Thread-safe. Callbacks run in the thread that ends the call, or at once where it has ended already; each must be
     quick and must not raise.
@@ -22,11 +22,11 @@ class Call:
         self._callbacks: list[Callable[[], None]] = []
 
     def left_s(self, limit_s: float) -> float:
-        """Seconds until `limit_s` after the beginning; 0 where they have passed."""
+        """Seconds until `limit_s` after the call began; 0 once they have passed."""
         return max(0.0, self.began + limit_s - time.monotonic())
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the call is cancelled or expires."""
+        """Run `callback` when the call is cancelled or expires."""
         with self._lock:
             if not (self.cancelled or self.expired):
                 self._callbacks.append(callback)
@@ -34,11 +34,11 @@ class Call:
         callback()
 
     def cancel(self) -> None:
-        """The client has gone: nothing need be finished."""
+        """The client has disconnected: the answer is not needed."""
         self._end(expired=False)
 
     def expire(self) -> None:
-        """Time is up: end with what there is."""
+        """Time is up: the answer ends with the text that it has."""
         self._end(expired=True)
 
     def _end(self, *, expired: bool) -> None:

@@ -1,4 +1,4 @@
-"""The composition root: settings in, a working Pipeline out, or the part of one that a service serves alone.
+"""The composition root: settings to a working pipeline, or to the part of it that one service serves.
 
 Heavy imports live inside the functions.
 """
@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 
 from capacity import Measured, Plan
 from rag import artifact
-from rag.admission.admission import Admission, Budget
 from rag.admission.admitted_generator import AdmittedGenerator
-from rag.answering.pipeline import CANARY, Pipeline
-from rag.answering.sessions import Sessions
+from rag.admission.ledger_admission import Budget, LedgerAdmission
+from rag.answering.pipeline import CANARY, LocalPipeline, Pipeline, PipelineOptions
 from rag.errors import BackendRefused, Failed
-from rag.interfaces import Embedder, Generator, Retriever
 from rag.planning import make_plan, planned_backend, recheck
 from rag.process.imports import import_libraries
-from rag.process.process_memory import give_back, resident_bytes
+from rag.process.process_memory import resident_bytes, trim_memory
 from rag.remote.retrieval_plan import make_retrieval_plan
 from rag.remote.servables import Llm, Retrieval
 from rag.settings import Settings
@@ -35,12 +33,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A session that its orchestrator has forgotten is closed this much later than the orchestrator would have.
+# The LLM service closes an idle session this much later than its orchestrator, in case that is gone.
 _ORPHAN_S = 60.0
 
 
 def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeline:
-    """Plan, load embedder, index and LLM, hold the plan to what that took, then ask a real question.
+    """Plan, load embedder, index and LLM, ask a real question, and compare the plan with the memory used.
 
     Raises ArtifactRefused for a damaged file and DoesNotFit before anything is loaded, ModelRefused or IndexRefused
     with the reason.
@@ -51,8 +49,9 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
     device, threads, context_bytes = _import_libraries(settings, on_phase)
     retrieval = _load_retrieval(settings, device, on_phase)
     settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase)
-    admission = admission_of(settings, plan, generator.engine)
-    pipeline = make_pipeline(settings, retrieval.embedder, retrieval.retriever, generator, admission)
+    admission = make_admission(settings, plan, generator.engine)
+    options = pipeline_options(settings)
+    pipeline = LocalPipeline(retrieval.embedder, retrieval.retriever, generator, admission, options)
     on_phase("answering the canary")
     pipeline.canary()
     compare_with_plan(settings, plan, generator.engine, context_bytes)
@@ -60,7 +59,7 @@ def load_pipeline(settings: Settings, on_phase: Callable[[str], None]) -> Pipeli
 
 
 def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retrieval:
-    """Embedder and index alone, on a plan of their own, and a real retrieval. Raises as load_pipeline does."""
+    """The vector service: embedder and index by a plan for these, and a real retrieval. Raises as load_pipeline."""
     _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_retrieval_plan(settings)
@@ -68,21 +67,21 @@ def load_retrieval(settings: Settings, on_phase: Callable[[str], None]) -> Retri
     retrieval = _load_retrieval(settings, device, on_phase)
     on_phase("answering the canary")
     retrieval.retriever.retrieve(CANARY, top_k=settings.top_k)
-    give_back()
+    trim_memory()
     measured = {"runtime": resident_bytes() - plan.need_bytes["embedder"] - plan.need_bytes["index"]}
-    told = {"planned": dict(plan.need_bytes), "have_bytes": plan.have_bytes, "measured": measured}
-    _log.info(json.dumps({"event": "plan", **told}))
+    figures = {"planned": dict(plan.need_bytes), "have_bytes": plan.have_bytes, "measured": measured}
+    _log.info(json.dumps({"event": "plan", **figures}))
     return retrieval
 
 
 def load_llm(settings: Settings, on_phase: Callable[[str], None]) -> Llm:
-    """The LLM alone, on a plan of its own, and a real generation. Raises as load_pipeline does."""
+    """The LLM service: the LLM by a plan for it, and a real generation. Raises as load_pipeline."""
     _verify_artifact(settings, on_phase)
     on_phase("planning")
     plan = make_plan(settings, with_retrieval=False)
     device, threads, context_bytes = _import_libraries(settings, on_phase)
     settings, plan, generator = _load_llm(settings, plan, device, threads, on_phase, with_retrieval=False)
-    admission = admission_of(settings, plan, generator.engine)
+    admission = make_admission(settings, plan, generator.engine)
     admitted = AdmittedGenerator(generator, admission, idle_s=settings.session_idle_s + _ORPHAN_S)
     llm = Llm(admitted, generator.published_tokenizer(), plan)
     on_phase("answering the canary")
@@ -91,25 +90,20 @@ def load_llm(settings: Settings, on_phase: Callable[[str], None]) -> Llm:
     return llm
 
 
-def make_pipeline(
-    settings: Settings, embedder: Embedder, retriever: Retriever, generator: Generator, admission: Admission
-) -> Pipeline:
-    """The pipeline over three filled seams, wherever they live."""
-    return Pipeline(
-        embedder,
-        retriever,
-        generator,
-        admission,
-        Sessions(admission, generator, lifetime_s=settings.session_s, idle_s=settings.session_idle_s),
-        default_top_k=settings.top_k,
-        default_min_score=settings.min_score,
+def pipeline_options(settings: Settings) -> PipelineOptions:
+    """The settings that a pipeline needs."""
+    return PipelineOptions(
+        top_k=settings.top_k,
+        min_score=settings.min_score,
         deadline_s=settings.deadline_s,
         stream_deadline_s=settings.stream_deadline_s,
+        session_s=settings.session_s,
+        session_idle_s=settings.session_idle_s,
     )
 
 
 def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tuple[str, int, int | None]:
-    """The device to compute on, the threads to do it with, and the bytes that a card's context takes; none on a CPU."""
+    """The device, its compute threads, and the bytes of the GPU context (None on a CPU)."""
     on_phase("importing")
     import_libraries(with_retrieval=settings.variant != "llm")
     import torch
@@ -123,7 +117,7 @@ def _import_libraries(settings: Settings, on_phase: Callable[[str], None]) -> tu
 
 
 def load_embedder(settings: Settings, device: str) -> LocalEmbedder:
-    """The embedder that the settings name, with its adapter. Raises ModelRefused."""
+    """The embedder of the settings, with its adapter. Raises ModelRefused."""
     from rag.embedding.adapter import load_adapter
     from rag.embedding.sentence_transformer import SentenceTransformerEmbedder
 
@@ -157,8 +151,8 @@ def _load_retrieval(settings: Settings, device: str, on_phase: Callable[[str], N
     return Retrieval(embedder, HybridRetriever(index, embedder, fusion=Fusion(embedder, weights), reranker=reranker))
 
 
-def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
-    """The ledger over the Plan's blocks; it learns from the engine how fast it is and when its memory ran out."""
+def make_admission(settings: Settings, plan: Plan, engine: Engine) -> LedgerAdmission:
+    """A ledger over the Plan's blocks, connected to the engine's measured rates and out-of-memory events."""
     budget = Budget(
         sequences=plan.max_sequences,
         num_blocks=plan.num_blocks,
@@ -166,7 +160,7 @@ def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
         block_bytes=plan.kv_bytes // max(1, plan.num_blocks),
         context_tokens=plan.max_model_len,
     )
-    admission = Admission(
+    admission = LedgerAdmission(
         budget,
         max_waiting=settings.queue,
         longest_wait_s=settings.queue_s,
@@ -175,11 +169,11 @@ def admission_of(settings: Settings, plan: Plan, engine: Engine) -> Admission:
         rates=engine.rates,
     )
 
-    def take_on_less() -> None:
+    def shrink_ledger() -> None:
         left = admission.lose_a_session()
         _log.warning(json.dumps({"event": "out_of_memory", "sessions_left": left}))
 
-    engine.on_out_of_memory = take_on_less
+    engine.on_out_of_memory = shrink_ledger
     return admission
 
 
@@ -192,26 +186,26 @@ def _load_llm(
     *,
     with_retrieval: bool = True,
 ) -> tuple[Settings, Plan, TextGenerator]:
-    """The LLM on the planned backend. Where BACKEND=auto fails its self-test, on torch, by a plan made for that."""
-    from rag.engine.generator import load_generator
+    """The LLM on the planned backend; with BACKEND=auto, on torch by a new plan if that backend refuses the model."""
+    from rag.engine.loading import EngineConfig, load_generator
 
     def load() -> TextGenerator:
         on_phase("loading the LLM")
-        return load_generator(
+        config = EngineConfig(
             settings.llm,
-            dtype=settings.dtype,
-            device=device,
-            context_tokens=plan.max_model_len,
             num_blocks=plan.num_blocks,
-            max_waiting=settings.places,  # the line is the ledger's; here only a step's worth may stand
+            max_waiting=settings.places,  # admission has the queue; the engine's bridges the step that frees memory
+            context_tokens=plan.max_model_len,
             max_batch_tokens=settings.max_batch_tokens,
-            trust_remote_code=settings.trust_remote_code,
-            backend_name=chosen.name,
+            device=device,
+            dtype=settings.dtype,
+            backend=chosen.name,
             weights=settings.weights,
             kv_dtype=settings.kv_dtype,
             threads=threads,
-            on_phase=on_phase,
+            trust_remote_code=settings.trust_remote_code,
         )
+        return load_generator(config, on_phase)
 
     chosen = planned_backend(settings)
     if chosen.reason is not None:
@@ -228,7 +222,7 @@ def _load_llm(
 
 
 def _verify_artifact(settings: Settings, on_phase: Callable[[str], None]) -> None:
-    """Hold every file of the artifact, where there is one, to its manifest. Raises ArtifactRefused by the file."""
+    """Check every file of the artifact, where there is one, against its manifest. Raises ArtifactRefused."""
     if not settings.artifact:
         return
     on_phase("verifying the artifact")
@@ -240,22 +234,22 @@ def _verify_artifact(settings: Settings, on_phase: Callable[[str], None]) -> Non
 def compare_with_plan(
     settings: Settings, plan: Plan, engine: Engine, context_bytes: int | None, *, with_retrieval: bool = True
 ) -> None:
-    """Hold `plan` to what loading took, and log both. Raises Failed where the KV bytes are not the plan's.
+    """Compare `plan` with the memory used, and log both. Raises Failed where the KV bytes differ from the plan's.
 
-    `context_bytes` is what a card's context takes. On a CPU, None: the runtime is what the process holds when all is
-    loaded and has worked once, beside what the plan counts one by one.
+    `context_bytes` is the size of the GPU context. On a CPU it is None: the runtime is the resident memory once all is
+    loaded and has answered, less the other terms of the plan.
     """
     if engine.kv_bytes != plan.kv_bytes:
         raise Failed(
-            "the engine allocated other KV bytes than the plan says",
+            "the engine's KV memory differs from the plan's",
             field="kv_bytes",
             value=engine.kv_bytes,
             limit=plan.kv_bytes,
-            remedy="report this with the model's config.json: the capacity model misjudges it",
+            remedy="report this with the model's config.json: the capacity model is wrong about it",
         )
     runtime_bytes = context_bytes
     if runtime_bytes is None:
-        give_back()
+        trim_memory()
         counted_bytes = sum(term.bytes for term in plan.terms if term.name != "runtime")
         runtime_bytes = max(0, resident_bytes() - counted_bytes)
     measured = recheck(
@@ -269,12 +263,12 @@ def compare_with_plan(
         "measured": dict(measured.need_bytes),
         "difference": {name: measured.need_bytes[name] - need for name, need in plan.need_bytes.items()},
     }
-    told = {"sessions": plan.concurrency, "context_tokens": plan.max_model_len, "kv_blocks": plan.num_blocks}
-    _log.info(json.dumps({"event": "plan", **told, "have_bytes": plan.have_bytes, **figures}))
+    sizes = {"sessions": plan.concurrency, "context_tokens": plan.max_model_len, "kv_blocks": plan.num_blocks}
+    _log.info(json.dumps({"event": "plan", **sizes, "have_bytes": plan.have_bytes, **figures}))
 
 
 def _context_bytes(device: str) -> int | None:
-    """What the context on a card takes before any model."""
+    """The memory of the GPU context, before any model is loaded."""
     if device == "cpu":
         return None
     import torch
@@ -284,7 +278,7 @@ def _context_bytes(device: str) -> int | None:
 
 
 def cores() -> int:
-    """Cores that this process may use: a container often sees more than it was given."""
+    """Cores that this process may use: a container often sees more than its CPU quota."""
     cores = len(os.sched_getaffinity(0))
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():

@@ -1,7 +1,7 @@
-"""The three seams, Embedder, Retriever and Generator, and the plain records that cross them.
+"""The interfaces between the parts (embedder, retriever, generator, servable) and the records that they exchange.
 
-The monolith fills the seams with objects in its own memory, the microservices with HTTP clients of the same signature,
-the tests with deterministic fakes; the pipeline can't tell which. Nothing heavy is imported here.
+The monolith implements them with objects in its own memory, the microservices with HTTP clients of the same signature,
+the tests with deterministic fakes; the pipeline is the same code in all three. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; every default switches its step off."""
+    """How tokens are sampled. `temperature` 0 is greedy; every default disables its step."""
 
     max_new_tokens: int
     min_new_tokens: int = 0
@@ -55,9 +55,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     logprobs: int | None = None
-    """How many of the likeliest tokens to report beside each chosen one; None reports nothing."""
+    """How many of the most likely tokens to report beside each chosen one; None reports nothing."""
     deadline_s: float | None = None
-    """Seconds from submission after which the generation ends with what it has."""
+    """Seconds from submission after which the generation ends with the text that it has."""
 
 
 class TokenLogprob(NamedTuple):
@@ -69,7 +69,7 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenDetail:
-    """One generated token: its own text, its log-probability, and the likeliest tokens in its place."""
+    """One generated token: its text, its log-probability, and the most likely tokens at its position."""
 
     id: int
     text: str
@@ -79,9 +79,9 @@ class TokenDetail:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of generated text. The last one of a generation carries `finish_reason`, and only that one.
+    """A piece of generated text. Only the last one of a generation has a `finish_reason`.
 
-    `token` is there where the request asked for logprobs, one a new token.
+    `token` is set where the request asked for logprobs: one delta a new token.
     """
 
     text: str
@@ -91,30 +91,42 @@ class Delta:
 
 
 class KvUse(NamedTuple):
-    """How a generator's KV memory is used: blocks held now, and prompt tokens that, in all, needed no computing."""
+    """A generator's KV memory: blocks in use now, and the total of prompt tokens taken from the prefix cache."""
 
     used_blocks: int
     reused_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The admission ledger at one moment. `total_blocks` is the Plan's, less those lost when memory ran out."""
+
+    total_blocks: int = 0
+    reserved_blocks: int = 0
+    block_bytes: int = 0
+    requests: int = 0
+    sessions: int = 0
+    waiting: int = 0
+
+
 class DeltaStream(Protocol):
-    """The deltas of one generation. Closing it early cancels the generation and frees what it holds."""
+    """The deltas of one generation. Closing it early cancels the generation and frees its memory."""
 
     def __iter__(self) -> Iterator[Delta]: ...
 
     def __next__(self) -> Delta:
-        """The next delta. Raises GenerationFailed when the engine broke on this request."""
+        """The next delta. Raises GenerationFailed when the engine failed on this request."""
 
     def close(self) -> None:
         """Cancel if still running. May be called again, and by another thread than the one that iterates."""
 
 
-class Embedder(Protocol):
-    """Text to unit vectors."""
+class QueryEmbedder(Protocol):
+    """Questions to unit vectors: what a request needs of an embedder, which may run in another process."""
 
     @property
     def name(self) -> str:
-        """What the index's manifest records, and what a mismatch is reported by."""
+        """The model's name, which the index's manifest records and mismatch errors report."""
 
     @property
     def dimension(self) -> int:
@@ -123,11 +135,19 @@ class Embedder(Protocol):
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dimension), each row of length 1."""
 
+    def close(self) -> None:
+        """Stop. Nothing is embedded afterwards."""
+
+
+class PassageEmbedder(Protocol):
+    """Passages to unit vectors: what building an index needs of an embedder."""
+
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dimension), each row of length 1."""
 
-    def close(self) -> None:
-        """Stop. Embeds nothing afterwards."""
+
+class Embedder(QueryEmbedder, PassageEmbedder, Protocol):
+    """A whole embedder, in this process."""
 
 
 class Retriever(Protocol):
@@ -141,45 +161,86 @@ class Retriever(Protocol):
         filters: Mapping[str, Scalar | Sequence[Scalar]] | None = None,
         min_score: float | None = None,
     ) -> list[Passage]:
-        """At most `top_k` passages whose metadata pass `filters` and whose score is at least `min_score`."""
+        """At most `top_k` passages whose metadata match `filters` and whose score is at least `min_score`."""
 
 
 class Generator(Protocol):
-    """Messages to text."""
+    """Messages to text, by an LLM in this process or another."""
 
     @property
     def name(self) -> str:
         """The model's name, as answers report it."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can still answer; once False it stays so until `revive`."""
-
-    @property
     def max_model_len(self) -> int:
-        """Tokens that a prompt and its output may have together."""
+        """Tokens of a prompt and its output together, at most."""
 
     @property
     def kv_use(self) -> KvUse:
-        """For metrics; zeros where the memory is somebody else's."""
+        """For metrics."""
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids, by the model's chat template where it has one."""
 
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> DeltaStream:
-        """Start a generation, in the memory of an open session where one is named; one at a time in each session.
+        """Start a generation, in the memory of an open session if one is given; one at a time in each session.
 
         Raises Overloaded, NotReady, PromptTooLong, SessionClosed or InvalidRequest at once.
         """
 
     def open_session(self, session: str) -> None:
-        """Keep KV memory of a whole context for `session`, and in it what each turn leaves. Raises Overloaded."""
+        """Reserve KV memory of a whole context for `session`; it keeps the KV cache of each turn. Raises Overloaded."""
 
     def close_session(self, session: str) -> None:
-        """Give that memory back. A session that is not open is no error."""
-
-    def revive(self) -> None:
-        """Start over after `alive` has turned False; sessions are lost. Raises where that can't be done."""
+        """Free that memory. A session that is not open is no error."""
 
     def close(self) -> None:
-        """Stop. What still runs ends in GenerationFailed."""
+        """Stop. Running generations end in GenerationFailed."""
+
+
+class LocalGenerator(Generator, Protocol):
+    """A generator whose engine runs in this process, where it can be restarted."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine runs; once False it stays so until `revive`."""
+
+    def revive(self) -> None:
+        """Restart the engine after `alive` has become False; sessions are lost. Raises where that can't be done."""
+
+
+class Servable:
+    """What a process serves: the pipeline, or the part of it that one service runs.
+
+    The defaults are those of a part that reserves no memory, has no sessions and can't die.
+    """
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer; once False it stays so until `revive`."""
+        return True
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return False
+
+    def usage(self) -> Usage:
+        """The admission ledger now."""
+        return Usage()
+
+    def kv_use(self) -> KvUse:
+        """The use of KV memory now."""
+        return KvUse(0, 0)
+
+    def sweep(self) -> None:
+        """Close expired sessions; called a few times a second."""
+
+    def revive(self) -> None:
+        """Restart the engine and check that it answers. Raises where that can't be done."""
+
+    def drain(self, grace_s: float) -> None:
+        """Refuse new work from now on, and end running requests after `grace_s` seconds."""
+
+    def close(self) -> None:
+        """Stop. Nothing is answered afterwards."""

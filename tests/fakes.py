@@ -1,4 +1,4 @@
-"""Deterministic stand-ins for the three seams, so that everything above the models is tested in milliseconds."""
+"""Deterministic fakes of embedder, retriever and generator: everything above the models is tested in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from rag.admission.admission import Admission, Budget
-from rag.answering.pipeline import Pipeline
-from rag.answering.sessions import Sessions
+from rag.admission.admission import Admission
+from rag.admission.ledger_admission import Budget, LedgerAdmission
+from rag.answering.pipeline import LocalPipeline, Pipeline, PipelineOptions
 from rag.errors import GenerationFailed, PromptTooLong, RagError, SessionClosed
 from rag.interfaces import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
 
@@ -34,8 +34,6 @@ class FakeEmbedder:
         vectors = np.array(rows, dtype=np.float32) + 1
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-    embed_passages = embed_queries
 
     def close(self) -> None:
         """Nothing runs."""
@@ -62,7 +60,7 @@ class FakeRetriever:
 
 
 class FakeDeltas:
-    """Scripted pieces, then the reason; an error in their place breaks the stream there."""
+    """The given pieces, then the finish reason; a piece that is an error is raised."""
 
     def __init__(self, pieces: Sequence[str | RagError], generator: FakeGenerator, *, logprobs: bool) -> None:
         self._logprobs = logprobs
@@ -96,7 +94,7 @@ class FakeDeltas:
 
 
 class FakeGenerator:
-    """One token a word. Answers with `pieces`, which `gate` can hold back; `open` counts the streams not closed."""
+    """One token a word. Answers with `pieces`, which wait for `gate`; `open` counts the streams that are not closed."""
 
     name = "fake-llm"
     max_model_len = 256
@@ -145,12 +143,12 @@ BROKEN = GenerationFailed("the model failed on this request")
 
 def fake_admission(
     sessions: int = 8, *, sequences: int | None = None, block_tokens: int = FakeGenerator.max_model_len, **limits: Any
-) -> Admission:
-    """A ledger for so many whole contexts of the fake generator, and as many sequences as they have blocks."""
+) -> LedgerAdmission:
+    """A ledger for `sessions` whole contexts of the fake generator, with a sequence for each block if not given."""
     blocks = sessions * -(-FakeGenerator.max_model_len // block_tokens)
     context = FakeGenerator.max_model_len
     budget = Budget(sequences or blocks, blocks, block_tokens, block_bytes=1000, context_tokens=context)
-    return Admission(budget, **{"max_waiting": 8, "longest_wait_s": 10.0, **limits})
+    return LedgerAdmission(budget, **{"max_waiting": 8, "longest_wait_s": 10.0, **limits})
 
 
 def fake_pipeline(
@@ -161,15 +159,8 @@ def fake_pipeline(
     deadline_s: float = 50,
 ) -> Pipeline:
     """A pipeline of fakes."""
-    generator, admission = generator or FakeGenerator(), admission or fake_admission()
-    return Pipeline(
-        FakeEmbedder(),
-        FakeRetriever(),
-        generator,
-        admission,
-        Sessions(admission, generator, lifetime_s=3600, idle_s=600, clock=clock),
-        default_top_k=2,
-        default_min_score=0.15,
-        deadline_s=deadline_s,
-        stream_deadline_s=470,
+    options = PipelineOptions(
+        top_k=2, min_score=0.15, deadline_s=deadline_s, stream_deadline_s=470, session_s=3600, session_idle_s=600
     )
+    generator, admission = generator or FakeGenerator(), admission or fake_admission()
+    return LocalPipeline(FakeEmbedder(), FakeRetriever(), generator, admission, options, clock)

@@ -24,7 +24,7 @@ class _Http11(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log(self, *_: Any) -> None:
-        """Say nothing."""
+        """Quiet."""
 
 
 @contextmanager
@@ -65,9 +65,8 @@ def llm_app(
 
 
 @contextmanager
-def speaking(script: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads the beginning of each connection and then does what `script` says with it, whatever HTTP
-    thinks of that."""
+def scripted_server(script: Callable[[socket.socket], object]) -> Iterator[str]:
+    """A server that reads the first bytes of each connection and then runs `script` on it, valid HTTP or not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:

@@ -373,7 +373,7 @@ def parse(arguments: list[str] | None = None) -> Options:
 
 def main() -> None:
     """Train; SIGTERM saves a checkpoint first."""
-    process_memory.keep()
+    process_memory.keep_freed_memory()
     training = Training(parse())
     signal.signal(signal.SIGTERM, lambda *_: training.stop())
     training.run()

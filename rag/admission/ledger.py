@@ -1,9 +1,9 @@
-"""Who has reserved how many blocks of KV memory, and who is next. Pure Python: knows neither threads nor clocks.
+"""The reservations of KV blocks and the queue for them. Pure Python, without threads and clocks.
 
-The sum of what is reserved never exceeds the total, nor do those who hold something outnumber the sequences that the
-plan runs at once: more would fit where requests are small, but all would be slower than planned. Whoever does not fit
-waits in line: first come, first served, but a smaller request may pass a larger one that does not fit yet, at most
-MOST_OVERTAKINGS times, so that neither a small request waits for a large one's memory nor a large one waits for ever.
+Reserved blocks never exceed the total, nor do holders of reservations exceed the sequences that the plan runs at once:
+more would fit where requests are small, but all would be slower than planned. A request that does not fit queues:
+first come, first served, but a smaller request may overtake a larger one that does not fit yet, at most
+MOST_OVERTAKINGS times, so that neither a small request waits for a large one's memory nor a large one starves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ State = Literal["waiting", "reserved", "released"]
 
 
 class Reservation:
-    """One request's place: waiting for `blocks`, holding them, or done."""
+    """One request for `blocks`: waiting for them, holding them, or done."""
 
     __slots__ = ("blocks", "is_long", "overtaken", "state")
 
@@ -28,9 +28,9 @@ class Reservation:
 
 
 class Ledger:
-    """`total_blocks` for `most_holders`; reservations of long contexts may hold `long_blocks` of them together.
+    """`total_blocks` for `most_holders`; reservations of long contexts together hold at most `long_blocks` of them.
 
-    Not thread-safe: rag/admission/admission.py holds a lock.
+    Not thread-safe: rag/admission/ledger_admission.py holds a lock.
     """
 
     def __init__(self, total_blocks: int, *, most_holders: int, long_blocks: int | None = None) -> None:
@@ -44,48 +44,48 @@ class Ledger:
 
     @property
     def free_blocks(self) -> int:
-        """Blocks that nobody has reserved; below 0 for a while after `lose`."""
+        """Blocks without a reservation; below 0 for a while after `lose`."""
         return self.total_blocks - self.reserved_blocks
 
     @property
     def free_places(self) -> int:
-        """How many more may hold something; below 0 for a while after `lose`."""
+        """Reservations that may still be granted at once; below 0 for a while after `lose`."""
         return self.most_holders - self.holders
 
     @property
     def waiting_blocks(self) -> int:
-        """Blocks that those in line ask for."""
+        """Blocks that the queue waits for."""
         return sum(reservation.blocks for reservation in self.waiting)
 
     def join(self, blocks: int, *, is_long: bool = False) -> Reservation:
-        """A new reservation at the end of the line; `grant` says whether it is served at once."""
+        """A new reservation at the end of the queue; `grant` returns it if it is served at once."""
         reservation = Reservation(blocks, is_long=is_long)
         self.waiting.append(reservation)
         return reservation
 
     def grant(self) -> list[Reservation]:
-        """Serve whoever may be served now, and return them in order."""
+        """Grant every reservation that may be granted now, and return them in order."""
         granted: list[Reservation] = []
-        passed: list[Reservation] = []
+        skipped: list[Reservation] = []
         for reservation in list(self.waiting):
-            if self.free_places <= 0 or any(ahead.overtaken >= MOST_OVERTAKINGS for ahead in passed):
+            if self.free_places <= 0 or any(ahead.overtaken >= MOST_OVERTAKINGS for ahead in skipped):
                 break
             if not self._fits(reservation):
-                passed.append(reservation)
+                skipped.append(reservation)
                 continue
             self.waiting.remove(reservation)
             self.holders += 1
             self._count(reservation, reservation.blocks)
             reservation.state = "reserved"
             granted.append(reservation)
-            for ahead in passed:
+            for ahead in skipped:
                 ahead.overtaken += 1
         return granted
 
     def shrink(self, reservation: Reservation, blocks: int, *, is_long: bool = False) -> int:
-        """Give back what `reservation` holds beyond `blocks`; returns how many that are. Never grows it.
+        """Free what `reservation` holds beyond `blocks`, and return their number. Never grows it.
 
-        A reservation for a long context that turns out not to be one leaves the share of the long ones.
+        A reservation that turns out not to be for a long context no longer counts in the share of those.
         """
         if reservation.state != "reserved":
             return 0
@@ -97,7 +97,7 @@ class Ledger:
         return surplus
 
     def release(self, reservation: Reservation) -> int:
-        """End `reservation`, waiting or not; returns the blocks that became free. A second call does nothing."""
+        """End `reservation`, granted or waiting; returns the blocks freed. A second call does nothing."""
         freed = 0
         if reservation.state == "waiting":
             self.waiting.remove(reservation)
@@ -109,7 +109,7 @@ class Ledger:
         return freed
 
     def lose(self, blocks: int) -> None:
-        """Have `blocks` and a place fewer, after memory turned out to be short. Who holds blocks keeps them."""
+        """Take `blocks` and a place away, after memory ran out. Granted reservations keep theirs."""
         self.total_blocks -= blocks
         self.most_holders = max(1, self.most_holders - 1)
         self.long_blocks = min(self.long_blocks, self.total_blocks)

@@ -1,4 +1,4 @@
-"""What a client asks, whichever request shape it came in."""
+"""A client's request, independent of the shape in which it came."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shape: TypeAlias = Literal["rag", "tgi", "chat"]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a client wants, whichever shape it came in. The embed mode embeds all `texts`, the others take the first."""
+    """A client's request. The embed mode embeds all `texts`, the other modes use the first."""
 
     texts: tuple[str, ...]
     sampling: Sampling
@@ -30,5 +30,5 @@ class Ask:
 
     @property
     def question(self) -> str:
-        """The text that is retrieved for and answered."""
+        """The text to retrieve for and to answer."""
         return self.texts[0]

@@ -1,9 +1,10 @@
-"""Whether an answer stands in the passages it was given, and in which of them.
+"""Whether an answer is supported by its passages, and by which of them.
 
-A measure by words that needs no model and says nothing about truth, only about support. A verbatim span scores 1. Else
-every clause of the answer must find two neighbouring sentences of a passage that, with its title, hold three quarters
-of its content words, in this or a related form, and all of its names and numbers; as much negation in the clause that
-says the like; and names in the same order, unless one of the two says by whom. benchmarks/groundedness.py measures it.
+A measure by words, without a model, of support and not of truth. A verbatim span scores 1. Otherwise each clause of the
+answer needs two neighbouring sentences of a passage that, with its title, contain three quarters of the clause's
+content words, in this or a related form, and all of its names and numbers. The passage's most similar clause must be
+negated as the answer's is, and its names must be in the same order, unless exactly one of the two names the agent
+("by X"). benchmarks/groundedness.py measures it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cached_property
 
 from rag.answering import text_matching
 from rag.answering.prompt import NOT_IN_PASSAGES
-from rag.answering.text_matching import Term, Vocabulary
+from rag.answering.text_matching import ContentWord, Vocabulary
 from rag.interfaces import Passage
 
 # A passage that holds at least this share of a clause's content words supports it.
@@ -34,7 +35,7 @@ _LEAD_IN = re.compile(
 class Grounding:
     """`cited` are positions in the list of passages; `score` is the mean support of the answer's clauses, 0 to 1.
 
-    Grounded is an answer of which every clause is.
+    An answer is grounded if every clause is.
     """
 
     grounded: bool
@@ -43,22 +44,23 @@ class Grounding:
 
 
 def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
-    """Locate `answer` in `passages`. Markers like [2] in the answer cite as well, if that passage exists.
+    """Find `answer` in `passages`. Markers like [2] in the answer also cite, if that passage exists.
 
-    "The passages do not say" claims nothing, so it is neither grounded nor cited.
+    "The passages do not say" makes no claim, so it is neither grounded nor cited.
     """
     claim = text_matching.plain(_LEAD_IN.sub("", _MARKER.sub(" ", answer)))
-    said = text_matching.words(claim)
-    if not passages or not said or any(said == text_matching.words(refusal) for refusal in NOT_IN_PASSAGES.values()):
+    answer_words = text_matching.words(claim)
+    is_refusal = any(answer_words == text_matching.words(refusal) for refusal in NOT_IN_PASSAGES.values())
+    if not passages or not answer_words or is_refusal:
         return Grounding(grounded=False, score=0.0, cited=frozenset())
     marked = {int(number) - 1 for number in _MARKER.findall(answer)} & set(range(len(passages)))
-    read = [_Read(passage) for passage in passages]
-    verbatim = {place for place, passage in enumerate(read) if passage.holds_verbatim(said)}
+    read = [_ParsedPassage(passage) for passage in passages]
+    verbatim = {place for place, passage in enumerate(read) if passage.contains_verbatim(answer_words)}
     if verbatim:
         return Grounding(grounded=True, score=1.0, cited=frozenset(marked | verbatim))
     support = [[passage.support(clause) for passage in read] for clause in text_matching.clauses(claim, least=2)]
     whole = [min(shares) for shares in zip(*support, strict=True)]
-    if max(whole) >= _SUPPORT:  # one passage says it all
+    if max(whole) >= _SUPPORT:  # one passage supports every clause
         support = [whole]
     best = [max(shares) for shares in support]
     supporting = {
@@ -69,15 +71,15 @@ def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
     return Grounding(grounded, round(sum(best) / len(best), 3), cited)
 
 
-class _Read:
-    """A passage, ready to be asked."""
+class _ParsedPassage:
+    """A passage, split for look-ups."""
 
     def __init__(self, passage: Passage) -> None:
         self._title, self._text = text_matching.plain(passage.title), text_matching.plain(passage.text)
 
-    def holds_verbatim(self, said: Sequence[str]) -> bool:
-        """Whether these words stand in it side by side."""
-        return f" {' '.join(said)} " in f" {' '.join(text_matching.words(f'{self._title} {self._text}'))} "
+    def contains_verbatim(self, span: Sequence[str]) -> bool:
+        """Whether it contains these words in a row."""
+        return f" {' '.join(span)} " in f" {' '.join(text_matching.words(f'{self._title} {self._text}'))} "
 
     @cached_property
     def _sentences(self) -> list[tuple[str, Vocabulary]]:
@@ -88,8 +90,8 @@ class _Read:
         return [(clause, Vocabulary(clause)) for clause in text_matching.clauses(self._text)]
 
     @cached_property
-    def _reaches(self) -> list[Vocabulary]:
-        """Of each sentence with the one before it and the title, where its subject often is."""
+    def _windows(self) -> list[Vocabulary]:
+        """Each sentence with the one before it and the title, which often name its subject."""
         sentences = text_matching.sentences(self._text)
         return [
             Vocabulary(f"{self._title} {before} {sentence}")
@@ -97,33 +99,34 @@ class _Read:
         ]
 
     def support(self, clause: str) -> float:
-        """The share of the clause's content words that it holds; 0 where it says something else with them."""
+        """The share of the clause's content words that it contains; 0 where it contradicts the clause."""
         terms = text_matching.content(clause)
         fixed = [term for term in terms if term.fixed]
-        reaches = [reach for reach in self._reaches if reach.held(fixed) == len(fixed)]
-        if not terms or not reaches:
+        windows = [window for window in self._windows if window.count(fixed) == len(fixed)]
+        if not terms or not windows:
             return 0.0
-        share = max(reach.held(terms) for reach in reaches) / len(terms)
-        if share < _SUPPORT or self._says_the_opposite(clause, terms) or self._in_other_roles(clause, terms):
+        share = max(window.count(terms) for window in windows) / len(terms)
+        if share < _SUPPORT or self._is_opposite(clause, terms) or self._has_other_roles(clause, terms):
             return 0.0
-        return 0.95 * share  # a bag of words never counts as much as the span itself
+        return 0.95 * share  # words in any order never count as much as the verbatim span
 
-    def _says_the_opposite(self, clause: str, terms: Sequence[Term]) -> bool:
-        held = [vocabulary.held(terms) for _, vocabulary in self._clauses]
-        nearest = [text for (text, _), count in zip(self._clauses, held, strict=True) if count == max(held, default=0)]
+    def _is_opposite(self, clause: str, terms: Sequence[ContentWord]) -> bool:
+        counts = [vocabulary.count(terms) for _, vocabulary in self._clauses]
+        most = max(counts, default=0)
+        nearest = [text for (text, _), count in zip(self._clauses, counts, strict=True) if count == most]
         return bool(nearest) and all(
             text_matching.is_negated(text) != text_matching.is_negated(clause) for text in nearest
         )
 
-    def _in_other_roles(self, clause: str, terms: Sequence[Term]) -> bool:
-        """Whether all sentences that hold every term have the names in another order, none of them saying by whom."""
+    def _has_other_roles(self, clause: str, terms: Sequence[ContentWord]) -> bool:
+        """Whether every sentence with all terms has the names in another order, and an agent if the clause has one."""
         names = [term.text for term in terms if term.capital]
-        holding = [text for text, vocabulary in self._sentences if vocabulary.held(terms) == len(terms)]
-        if len(set(names)) < 2 or not holding:
+        containing = [text for text, vocabulary in self._sentences if vocabulary.count(terms) == len(terms)]
+        if len(set(names)) < 2 or not containing:
             return False
 
         def differs(sentence: str) -> bool:
             places = [found.index(name) for name in names if name in (found := text_matching.words(sentence))]
-            return places != sorted(places) and text_matching.names_agent(sentence) == text_matching.names_agent(clause)
+            return places != sorted(places) and text_matching.has_agent(sentence) == text_matching.has_agent(clause)
 
-        return all(map(differs, holding))
+        return all(map(differs, containing))

@@ -1,36 +1,42 @@
-"""The story of a request: admit → retrieve → write the prompt → generate → see whether the answer is grounded."""
+"""The steps of a request: admit → retrieve → write the prompt → generate → check that the answer is grounded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rag.admission.admission import Admission, Permit, Usage
+from typing_extensions import override
+
+from rag.admission.admission import Admission, Permit
 from rag.answering import prompt
 from rag.answering.ask import Ask
-from rag.answering.run import Answer, Clock, Run, Said
-from rag.answering.sessions import Session, Sessions, Turn
+from rag.answering.run import Answer, FixedText, Run, StageTimes
+from rag.answering.sessions import Conversation, Sessions, Turn
 from rag.cancellation import Call
 from rag.errors import GenerationFailed, PromptTooLong
 from rag.interfaces import (
     DeltaStream,
-    Embedder,
     Generator,
     KvUse,
     Language,
+    LocalGenerator,
     Message,
     Passage,
+    QueryEmbedder,
     Retriever,
     Sampling,
+    Servable,
+    Usage,
     Vectors,
 )
 from rag.language import detect_language
 
 CANARY = "Qual a capital do Brasil?"
 
-# No tokenizer makes fewer tokens than one in this many characters of text; it bounds the work on a hopeless question.
+# No tokenizer makes fewer tokens than one per this many characters: refuses far too long questions without tokenizing.
 _MOST_CHARACTERS_A_TOKEN = 32
 
 
@@ -42,104 +48,106 @@ class Embedding:
     model: str
 
 
-class Pipeline:
-    """The building blocks in a row. It can't tell whether they live in this process."""
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """Defaults for what a request leaves open, and time limits in seconds."""
+
+    top_k: int
+    min_score: float
+    deadline_s: float
+    stream_deadline_s: float
+    session_s: float
+    session_idle_s: float
+
+
+class Pipeline(Servable):
+    """Embedder, retriever and generator, here or in other processes, behind admission. `clock` times the sessions."""
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: QueryEmbedder,
         retriever: Retriever,
         generator: Generator,
         admission: Admission,
-        sessions: Sessions,
-        *,
-        default_top_k: int,
-        default_min_score: float,
-        deadline_s: float,
-        stream_deadline_s: float,
+        options: PipelineOptions,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.embedder = embedder
         self.retriever = retriever
         self.generator = generator
         self.admission = admission
-        self.sessions = sessions
-        self._default_top_k = default_top_k
-        self._default_min_score = default_min_score
-        self._deadline_s = deadline_s
-        self._stream_deadline_s = stream_deadline_s
+        self.sessions = Sessions(
+            admission, generator, lifetime_s=options.session_s, idle_s=options.session_idle_s, clock=clock
+        )
+        self._options = options
 
     @property
-    def alive(self) -> bool:
-        """Whether answers can be generated; once False it stays so until `revive`."""
-        return self.generator.alive
-
-    @property
+    @override
     def draining(self) -> bool:
-        """Whether `drain` was called."""
         return self.admission.draining
 
+    @override
     def usage(self) -> Usage:
-        """The ledger as it stands."""
         return self.admission.usage()
 
+    @override
     def kv_use(self) -> KvUse:
-        """The generator's memory as it is used."""
         return self.generator.kv_use
 
-    def tend(self) -> None:
-        """Close the sessions that have expired."""
+    @override
+    def sweep(self) -> None:
         self.sessions.sweep()
 
     def embed(self, ask: Ask) -> Embedding:
-        """The vectors of the texts, as queries are embedded."""
+        """The vectors of the texts, embedded as queries."""
         return Embedding(self.embedder.embed_queries(ask.texts), self.embedder.name)
 
     def retrieve(self, ask: Ask) -> list[Passage]:
-        """The passages that the question brings up, best first; none in the generate mode."""
+        """The passages for the question, best first; none in the generate mode."""
         if ask.mode == "generate":
             return []
-        self._refuse_hopeless(ask.question)
-        # Who asks for passages sees them all; a prompt is better off without those that have little to do with it.
-        min_score = self._default_min_score if ask.min_score is None and ask.mode == "answer" else ask.min_score
+        self._refuse_far_too_long(ask.question)
+        # The retrieve mode returns them all; a prompt is better without passages of little relevance.
+        min_score = self._options.min_score if ask.min_score is None and ask.mode == "answer" else ask.min_score
         return self.retriever.retrieve(
             ask.question,
-            top_k=ask.top_k or self._default_top_k,
+            top_k=ask.top_k or self._options.top_k,
             filters=ask.filters or None,
             min_score=min_score,
         )
 
-    def answer(self, ask: Ask, call: Call | None = None, session: Session | None = None) -> Answer:
-        """The whole answer at once."""
+    def answer(self, ask: Ask, call: Call | None = None, session: Conversation | None = None) -> Answer:
+        """The whole answer."""
         *_, last = self.start(ask, call, session)
         assert isinstance(last, Answer), "a run ends in its answer or raises"
         return last
 
-    def start(self, ask: Ask, call: Call | None = None, session: Session | None = None) -> Run:
-        """Do all that can be refused, and begin to generate. From here on the run can break but not be refused.
+    def start(self, ask: Ask, call: Call | None = None, session: Conversation | None = None) -> Run:
+        """Do everything that can be refused, and begin to generate. After this the run can fail, but not be refused.
 
-        `session` is one that `sessions.begin` returned; the run ends the call in it.
+        `session` is one that `sessions.begin` returned; the end of the run ends the request in it.
         """
         with ExitStack() as held:
             if session is not None:
                 held.callback(self.sessions.end, session)
             run = self._start(ask, call or Call(), session, held)
-            given_back = held.pop_all()
+            resources = held.pop_all()
 
         def ended(answer: Answer | None) -> None:
             if session is not None and answer is not None and answer.finish_reason != "cancelled":
                 *_, prompted = prompt.write_messages(ask.question, run.passages, answer.language)
                 session.turns.append(Turn(ask.question, prompted, answer.text))
-            given_back.close()
+            resources.close()
 
         run.on_end(ended)
         return run
 
-    def _start(self, ask: Ask, call: Call, session: Session | None, held: ExitStack) -> Run:
-        clock = Clock()
-        self._refuse_hopeless(ask.question)
-        deadline_s = self._stream_deadline_s if ask.stream else self._deadline_s
+    def _start(self, ask: Ask, call: Call, session: Conversation | None, held: ExitStack) -> Run:
+        times = StageTimes()
+        self._refuse_far_too_long(ask.question)
+        deadline_s = self._options.stream_deadline_s if ask.stream else self._options.deadline_s
         writer = self._writer(ask, session)
-        # Without passages the real size is known before anything is reserved; with them, only the most it may be.
+        # Without passages the real size is known before the reservation; with them, only its maximum.
         written = writer([]) if ask.mode == "generate" else None
         permit: Permit | None = None
         if session is None:
@@ -151,55 +159,49 @@ class Pipeline:
                 allow_long=ask.allow_long_context,
             )
             held.callback(permit.release)
-        clock.lap("queue_s")
+        times.lap("queue_s")
         passages = self.retrieve(ask)
-        clock.lap("retrieve_s")
+        times.lap("retrieve_s")
         written = written or writer(passages)
         if permit is not None:
             permit.shrink(len(written.ids) + ask.sampling.max_new_tokens)
         left_s = call.left_s(deadline_s)
-        self.admission.refuse_endless(len(written.ids), ask.sampling.max_new_tokens, left_s)
-        clock.lap("prompt_s")
+        self.admission.check_deadline(len(written.ids), ask.sampling.max_new_tokens, left_s)
+        times.lap("prompt_s")
         deltas: DeltaStream
         if ask.mode == "answer" and not passages:
-            deltas = Said(prompt.NOT_IN_PASSAGES[writer.language])  # nothing to answer from, so nothing to compute
+            deltas = FixedText(prompt.NOT_IN_PASSAGES[writer.language])  # without passages there is nothing to generate
         else:
             sampling = replace(ask.sampling, deadline_s=left_s)
             deltas = self.generator.generate(written.ids, sampling, session.id if session else None)
-        return Run(deltas, written, lambda: writer.language, self.generator.name, clock, call)
+        return Run(deltas, written, lambda: writer.language, self.generator.name, times, call)
 
-    def _writer(self, ask: Ask, session: Session | None) -> _Writer:
-        # A session holds a whole context already, so the governed share of it is no matter there.
+    def _writer(self, ask: Ask, session: Conversation | None) -> _PromptWriter:
+        # A session has reserved a whole context already, so the governed context does not apply to it.
         allow_long = ask.allow_long_context or session is not None
-        return _Writer(ask, session, self.generator.encode, self.admission, allow_long=allow_long)
+        return _PromptWriter(ask, session, self.generator.encode, self.admission, allow_long=allow_long)
 
     def canary(self) -> None:
-        """One real retrieve-and-generate. Raises GenerationFailed when nothing comes out."""
+        """One real retrieve-and-generate. Raises GenerationFailed when no token comes."""
         answer = self.answer(Ask((CANARY,), Sampling(max_new_tokens=4)))
         if not answer.completion_tokens and answer.finish_reason != "stop":
-            raise GenerationFailed("the canary question brought no token", value=answer.finish_reason)
+            raise GenerationFailed("the canary question generated no token", value=answer.finish_reason)
 
-    def revive(self) -> None:
-        """After the generator has died: start it over, without the sessions, and put a question to it."""
-        self.sessions.close_all()
-        self.generator.revive()
-        self.canary()
-
+    @override
     def drain(self, grace_s: float) -> None:
-        """Refuse new work from now on, and end what still runs after `grace_s` seconds."""
         self.admission.drain(grace_s)
 
+    @override
     def close(self) -> None:
-        """Stop what runs behind the seams."""
         self.generator.close()
         self.embedder.close()
 
-    def _refuse_hopeless(self, question: str) -> None:
+    def _refuse_far_too_long(self, question: str) -> None:
         most = self.generator.max_model_len * _MOST_CHARACTERS_A_TOKEN
         if len(question) > most:
             raise PromptTooLong(
                 f"the question has {len(question)} characters; a context of {self.generator.max_model_len} tokens "
-                f"never holds more than {most}",
+                f"never has more than {most}",
                 field="query",
                 value=f"{len(question)} characters",
                 limit=f"{most} characters",
@@ -207,11 +209,39 @@ class Pipeline:
             )
 
 
-class _Writer:
-    """Writes the prompt of one request within what the deployment leaves for it."""
+class LocalPipeline(Pipeline):
+    """The pipeline over an engine in this process, which can die and be restarted."""
 
     def __init__(
-        self, ask: Ask, session: Session | None, encode: prompt.Encode, admission: Admission, *, allow_long: bool
+        self,
+        embedder: QueryEmbedder,
+        retriever: Retriever,
+        generator: LocalGenerator,
+        admission: Admission,
+        options: PipelineOptions,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(embedder, retriever, generator, admission, options, clock)
+        self._engine = generator
+
+    @property
+    @override
+    def alive(self) -> bool:
+        return self._engine.alive
+
+    @override
+    def revive(self) -> None:
+        """The open sessions are lost."""
+        self.sessions.close_all()
+        self._engine.revive()
+        self.canary()
+
+
+class _PromptWriter:
+    """Writes the prompt of one request within the tokens that the deployment leaves for it."""
+
+    def __init__(
+        self, ask: Ask, session: Conversation | None, encode: prompt.Encode, admission: Admission, *, allow_long: bool
     ) -> None:
         self.max_prompt_tokens = admission.limit_tokens(allow_long=allow_long) - ask.sampling.max_new_tokens
         self._ask = ask
@@ -224,11 +254,11 @@ class _Writer:
 
     @cached_property
     def language(self) -> Language:
-        """The question's. Found when it is needed: a bare prompt doesn't wait for it."""
+        """The question's, detected when it is first needed: a prompt without passages does not wait for it."""
         return self._ask.language or detect_language(self._ask.question)
 
     def __call__(self, passages: list[Passage]) -> prompt.Prompt:
-        """Raises PromptTooLong, with what would help."""
+        """Raises PromptTooLong, with changes that would help."""
         question = self._ask.question
         history: Sequence[Message] = self._ask.history
         if self._session is not None and not history:
@@ -245,7 +275,7 @@ class _Writer:
                 passages,
                 encode=self._encode,
                 max_prompt_tokens=self.max_prompt_tokens,
-                language=self.language if passages else "pt",  # where there are none, none of our words are either
+                language=self.language if passages else "pt",  # without passages it is not used
                 history=history,
             )
         except PromptTooLong as error:

@@ -1,7 +1,7 @@
 """Passages and a question to a prompt within a token budget.
 
-Knows nothing about models: it counts with the `encode` that it is given. The default model is trained on exactly what
-`write_messages` writes, so a change of its wording asks for a new training.
+Independent of the model: tokens are counted by the `encode` that is passed in. The default model is trained on exactly
+the text of `write_messages`, so a change of its wording needs a new training.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PASSAGES: dict[Language, str] = {"pt": "Passagens:", "en": "Passages:"}
 _QUESTION: dict[Language, str] = {"pt": "Pergunta:", "en": "Question:"}
 NOT_IN_PASSAGES: dict[Language, str] = {"pt": "As passagens não dizem.", "en": "The passages do not say."}
 
-# A passage cut shorter than this says too little to be worth its place.
+# A passage cut shorter than this says too little to be worth its tokens.
 _SHORTEST_CUT_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads, and the passages in it by their numbers: passage i of the list is source [i + 1]."""
+    """The prompt's token ids, and its passages in the order of their numbers: passage i is source [i + 1]."""
 
     ids: tuple[int, ...]
     passages: tuple[Passage, ...]
@@ -56,7 +56,7 @@ def build(
     language: Language,
     history: Sequence[Message] = (),
 ) -> Prompt:
-    """Pack as many of `passages`, best first, as `max_prompt_tokens` allow beside the whole question and history.
+    """Pack as many of `passages`, best first, as fit in `max_prompt_tokens` with the whole question and history.
 
     A passage that does not fit whole is left out, except the best one, which is cut at a word's end. The question and
     the history are never cut: PromptTooLong says by how much they exceed the budget.
@@ -66,7 +66,7 @@ def build(
         return encode(write_messages(question, kept, language, history))
 
     whole = encoded(passages)
-    if len(whole) <= max_prompt_tokens:  # nearly always: one encoding, and nothing to choose
+    if len(whole) <= max_prompt_tokens:  # nearly always: a single encoding
         return Prompt(tuple(whole), tuple(passages))
     bare = encoded(())
     if len(bare) > max_prompt_tokens:
@@ -79,7 +79,7 @@ def build(
         )
     kept = _within_budget(passages, encoded, len(bare), max_prompt_tokens)
     ids = encoded(kept)
-    while kept and len(ids) > max_prompt_tokens:  # the sum of the parts is an estimate: tokens merge across borders
+    while kept and len(ids) > max_prompt_tokens:  # the sum is an estimate: tokens merge across boundaries
         kept = kept[:-1]
         ids = encoded(kept)
     if not kept and passages:
@@ -91,13 +91,13 @@ def build(
 def _within_budget(
     passages: Sequence[Passage], encoded: Callable[[Sequence[Passage]], list[int]], bare_tokens: int, budget_tokens: int
 ) -> list[Passage]:
-    """The passages whose own tokens, each measured once, add up to no more than the budget."""
+    """The passages whose tokens, each counted once, add up to the budget at most."""
     kept: list[Passage] = []
     frame_tokens: int | None = None
     used = bare_tokens
     for passage in passages:
         alone = len(encoded([passage]))
-        if frame_tokens is None:  # the instructions and headings, paid once, with whatever passages there are
+        if frame_tokens is None:  # instructions and headings, counted once for all passages
             frame_tokens = len(encoded([replace(passage, title="", text="")])) - bare_tokens
             used += frame_tokens
         own = alone - bare_tokens - frame_tokens
@@ -110,7 +110,7 @@ def _within_budget(
 def _cut_to_fit(
     passage: Passage, encoded: Callable[[Sequence[Passage]], list[int]], budget_tokens: int
 ) -> list[Passage]:
-    """The longest beginning of `passage`, in whole words, that fits; nothing where that would be too short to help."""
+    """The longest start of `passage`, in whole words, that fits; nothing where that would be too short to help."""
     words = passage.text.split()
     low, high = 0, len(words)
     while low < high:

@@ -1,4 +1,4 @@
-"""A generation under way: pieces of text while it runs, and in the end the Answer with its sources and timings."""
+"""A running generation: pieces of text while it runs, then the Answer with its sources and timings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+from typing_extensions import override
 
 from rag.answering.grounding import ground
 from rag.answering.prompt import Prompt
@@ -15,7 +17,7 @@ from rag.interfaces import Delta, DeltaStream, FinishReason, Language, Passage, 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A passage that the model read, and whether its answer rests on it."""
+    """A passage in the prompt, and whether the answer is supported by it."""
 
     passage: Passage
     cited: bool
@@ -23,7 +25,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The whole answer. Times are seconds, by stage; `first_token_s` counts from the request's arrival."""
+    """The whole answer. `timings` are seconds by stage; `first_token_s` counts from the request's arrival."""
 
     id: str
     text: str
@@ -40,37 +42,37 @@ class Answer:
 
 
 class Run:
-    """A generation under way. Iterating gives deltas that show something and, last, the Answer; closing it cancels.
+    """A running generation. Iterating yields deltas with text or logprobs and, last, the Answer; closing it cancels.
 
-    `language` is asked for in the end. What `on_end` was told is called once, with the answer or, where it was not
+    `language` is called at the end only. The callback of `on_end` is called once, with the answer or, where it was not
     finished, None.
     """
 
     def __init__(
         self,
         deltas: DeltaStream,
-        written: Prompt,
+        prompt: Prompt,
         language: Callable[[], Language],
         model: str,
-        clock: Clock,
+        times: StageTimes,
         call: Call,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.passages = written.passages
+        self.passages = prompt.passages
         self.model = model
         self.answer: Answer | None = None
         self._deltas = deltas
-        self._written = written
+        self._prompt = prompt
         self._language = language
-        self._clock = clock
+        self._times = times
         self._call = call
-        self._ended: Callable[[Answer | None], None] = lambda _: None
-        self._over = False
+        self._on_end: Callable[[Answer | None], None] = lambda _: None
+        self._ended = False
         call.on_end(deltas.close)
 
     def on_end(self, callback: Callable[[Answer | None], None]) -> None:
-        """Have `callback` called when the generation is over, however it ends."""
-        self._ended = callback
+        """Call `callback` when the generation has ended, however it ends."""
+        self._on_end = callback
 
     def __iter__(self) -> Iterator[Delta | Answer]:
         pieces: list[str] = []
@@ -80,7 +82,7 @@ class Run:
         try:
             for delta in self._deltas:
                 if not completion_tokens and delta.new_tokens:
-                    self._clock.mark("first_token_s")
+                    self._times.mark("first_token_s")
                 completion_tokens += delta.new_tokens
                 pieces.append(delta.text)
                 if delta.token is not None:
@@ -88,7 +90,7 @@ class Run:
                 if delta.text or delta.token is not None:
                     yield delta
                 reason = delta.finish_reason or reason
-            self._clock.lap("generate_s")
+            self._times.lap("generate_s")
             if reason == "cancelled" and self._call.expired:
                 reason = "deadline"
             self.answer = self._answer("".join(pieces).strip(), reason, completion_tokens, tuple(tokens))
@@ -97,17 +99,17 @@ class Run:
         yield self.answer
 
     def close(self) -> None:
-        """Cancel, also where iteration never began, and give back what the request held. May be called again."""
+        """Cancel, also before iteration has begun, and free what the request holds. May be called again."""
         self._deltas.close()
-        if not self._over:
-            self._over = True
-            self._ended(self.answer)
+        if not self._ended:
+            self._ended = True
+            self._on_end(self.answer)
 
     def _answer(
         self, text: str, reason: FinishReason, completion_tokens: int, tokens: tuple[TokenDetail, ...]
     ) -> Answer:
         found = ground(text, self.passages)
-        self._clock.mark("total_s")
+        self._times.mark("total_s")
         return Answer(
             id=self.id,
             text=text,
@@ -117,42 +119,45 @@ class Run:
             language=self._language(),
             model=self.model,
             finish_reason=reason,
-            prompt_tokens=len(self._written.ids),
+            prompt_tokens=len(self._prompt.ids),
             completion_tokens=completion_tokens,
-            timings=self._clock.seconds,
+            timings=self._times.seconds,
             tokens=tokens,
         )
 
 
-class Said:
-    """A DeltaStream of one fixed text."""
+class FixedText(DeltaStream):
+    """A stream of one text that was not generated."""
 
     def __init__(self, text: str) -> None:
         self._deltas = iter([Delta(text, 0, "stop")])
 
+    @override
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
 
+    @override
     def __next__(self) -> Delta:
         return next(self._deltas)
 
+    @override
     def close(self) -> None:
         """Nothing runs."""
 
 
-class Clock:
-    """Seconds by stage: `lap` since the last lap, `mark` since the beginning."""
+class StageTimes:
+    """Seconds by stage: `lap` counts from the last lap, `mark` from the start."""
 
     def __init__(self) -> None:
         self._began = self._last = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the last lap."""
+        """Record the seconds since the last lap."""
         now = time.perf_counter()
         self.seconds[name] = round(now - self._last, 6)
         self._last = now
 
     def mark(self, name: str) -> None:
-        """Note the seconds since the beginning."""
+        """Record the seconds since the start."""
         self.seconds[name] = round(time.perf_counter() - self._began, 6)

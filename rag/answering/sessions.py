@@ -1,8 +1,8 @@
-"""Conversations that keep their memory between calls, as SageMaker's stateful sessions have them.
+"""Conversations that keep their KV memory between requests: SageMaker's stateful sessions.
 
-An open session holds a whole context of the Plan until it is closed or expires, so the number of sessions that the Plan
-promises is the number that can be open. Between two turns its KV stays where it is: the next prompt repeats the
-conversation word for word, and only what is new is computed.
+An open session reserves a whole context of the Plan until it is closed or expires, so as many can be open as the Plan
+has sessions. Its KV cache is kept between turns: the next prompt repeats the conversation word for word, so that only
+the new tokens are computed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rag.interfaces import Generator, Language, Message, Passage
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, the message that it was put in (with its passages), and the answer."""
+    """A question, the message that was sent to the model for it (with passages), and the answer."""
 
     question: str
     prompted: Message
     answer: str
 
     def messages(self, *, bare: bool) -> list[Message]:
-        """Both sides of the turn, the question as it was prompted or `bare`, without its passages."""
+        """Question and answer; the question as it was in the prompt or, `bare`, without its passages."""
         asked = Message("user", self.question) if bare else self.prompted
         return [asked, Message("assistant", self.answer)]
 
 
 @dataclass(slots=True)
-class Session:
-    """An open conversation. `expires` is a wall-clock time, in seconds since 1970."""
+class Conversation:
+    """An open session. `expires` is a wall-clock time, in seconds since 1970."""
 
     id: str
     permit: Permit
@@ -47,16 +47,16 @@ class Session:
     def history(
         self, question: str, passages: Sequence[Passage], *, encode: Encode, max_prompt_tokens: int, language: Language
     ) -> list[Message]:
-        """As much of the conversation as fits beside the new question and its passages.
+        """As much of the conversation as fits with the new question and its passages.
 
-        Word for word if possible; else the earlier questions without their passages, then without the oldest turns.
+        Word for word if possible; else earlier questions without their passages, then without the oldest turns.
         """
-        for history in self._shorter_and_shorter():
+        for history in self._shortened_histories():
             if len(encode(write_messages(question, passages, language, history))) <= max_prompt_tokens:
                 return history
         return []
 
-    def _shorter_and_shorter(self) -> Iterator[list[Message]]:
+    def _shortened_histories(self) -> Iterator[list[Message]]:
         yield [message for turn in self.turns for message in turn.messages(bare=False)]
         for dropped in range(len(self.turns)):
             yield [message for turn in self.turns[dropped:] for message in turn.messages(bare=True)]
@@ -79,18 +79,18 @@ class Sessions:
         self._lifetime_s = lifetime_s
         self._idle_s = idle_s
         self._clock = clock
-        self._open: dict[str, Session] = {}
+        self._open: dict[str, Conversation] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self) -> Session:
-        """A new session with memory of its own. Raises Overloaded where the Plan's sessions are all taken."""
+    def open(self) -> Conversation:
+        """A new session with its memory reserved. Raises Overloaded where all of the Plan's sessions are open."""
         self.sweep()
         permit = self._admission.admit_session()
         now = self._clock()
-        session = Session(uuid.uuid4().hex, permit, now + self._lifetime_s, now)
+        session = Conversation(uuid.uuid4().hex, permit, now + self._lifetime_s, now)
         try:
             self._generator.open_session(session.id)
         except BaseException:
@@ -100,8 +100,8 @@ class Sessions:
             self._open[session.id] = session
         return session
 
-    def begin(self, session_id: str) -> Session:
-        """The session, held for one call until `end`. Raises SessionClosed, or Overloaded while another call runs."""
+    def begin(self, session_id: str) -> Conversation:
+        """The session, reserved for one request until `end`. Raises SessionClosed, or Overloaded while another runs."""
         self.sweep()
         with self._lock:
             session = self._open.get(session_id)
@@ -114,48 +114,48 @@ class Sessions:
                 )
             if session.active:
                 raise Overloaded(
-                    "another call of this session is running",
+                    "another request of this session is running",
                     field="X-Amzn-SageMaker-Session-Id",
                     value=session_id,
-                    limit="one call at a time",
+                    limit="one request at a time",
                     remedy="wait for its answer",
                     retry_after_s=1.0,
                 )
             session.active = True
             return session
 
-    def end(self, session: Session) -> None:
-        """A call of `session` is over."""
+    def end(self, session: Conversation) -> None:
+        """The request in `session` has ended."""
         with self._lock:
             session.active = False
             session.last_used = self._clock()
 
     def close(self, session_id: str) -> None:
-        """End a session and give its memory back. Raises as `begin` does."""
+        """Close a session and free its memory. Raises as `begin` does."""
         self._close(self.begin(session_id))
 
     def sweep(self) -> None:
-        """Close what has expired or has not been used for too long. A session whose call is running stays."""
+        """Close sessions that have expired or been idle too long. One with a running request stays open."""
         now = self._clock()
         with self._lock:
-            over = [
+            expired = [
                 session
                 for session in self._open.values()
                 if not session.active and (now >= session.expires or now - session.last_used >= self._idle_s)
             ]
-            for session in over:
-                session.active = True  # nobody begins a call in it any more
-        for session in over:
+            for session in expired:
+                session.active = True  # no request may begin in it any more
+        for session in expired:
             self._close(session)
 
     def close_all(self) -> None:
-        """Forget every session, active or not: their memory is gone."""
+        """Drop every session, active or not: their KV cache was lost."""
         with self._lock:
             lost, self._open = list(self._open.values()), {}
         for session in lost:
             session.permit.release()
 
-    def _close(self, session: Session) -> None:
+    def _close(self, session: Conversation) -> None:
         with self._lock:
             self._open.pop(session.id, None)
         self._generator.close_session(session.id)

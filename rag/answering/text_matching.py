@@ -1,7 +1,7 @@
-"""A text as what can be looked up in another one: words by their stems, numbers by their value, names, negations.
+"""Normalisation of text for look-ups in another text: words by stem, numbers by value, names, negations, clauses.
 
-For Portuguese and English alike, without knowing which one a text is in: "21/04/1960" is "21 de abril de 1960",
-"327,680" is "327.680", "twelve" is "12". What belongs together is a clause.
+For Portuguese and English alike, without language detection: "21/04/1960" is "21 de abril de 1960", "327,680" is
+"327.680", "twelve" is "12".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rag.retrieval.lexical_index import fold, stems
 _WORD = re.compile(r"\d+(?:\.\d+)?(?!\w)|\w+")
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|\n+")
 _CLAUSE_END = re.compile(r"[,;:!?()]\s*|\.\s+|\.$|\s(?:e|and|mas|but|while|whereas|enquanto|embora|although)\s")
-# Words that carry no claim of their own; a longer list would only hide short answers.
+# Stop words carry no claim; with a longer list, short answers would have no content words left.
 _STOP_WORDS = frozenset(
     re.split(
         r"\s+",
@@ -30,7 +30,7 @@ _STOP_WORDS = frozenset(
 _NEGATIONS = frozenset(
     re.split(r"\s+", "nao nunca jamais nem nenhum nenhuma sem not never none neither nor without cannot nothing")
 )
-# In whose presence subject and object may change places.
+# Prepositions of the agent in the passive: with one, subject and object can be swapped without changing the fact.
 _AGENTS = frozenset(["por", "pelo", "pela", "pelos", "pelas", "by"])
 
 _MONTHS = (
@@ -61,10 +61,10 @@ _ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th|º|ª)(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
-    """A word or number, folded, and whether it has a capital.
+class ContentWord:
+    """A word or number, case-folded, and whether it has a capital.
 
-    It is `fixed` where no other form stands for it: names, and whatever has a digit.
+    It is `fixed` if it matches in this form only: names, and everything with a digit.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Term:
 
 
 def plain(text: str) -> str:
-    """The text with its dates and numbers written in one way, and "n't" as a word."""
+    """The text with dates and numbers in one format, and "n't" as a word."""
 
     def date(day: str, month: str, year: str) -> str:
         number = int(month)
@@ -91,66 +91,66 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Every word and number of a plain text, folded: months by their English name, counts by their number."""
+    """Every word and number of a plain text, case-folded: months by their English name, number words as digits."""
     found = _WORD.findall(fold(text))
     return [_NUMBER_WORDS.get(word) or _MONTH_NAMES.get(word, word) for word in found]
 
 
-def content(text: str) -> list[Term]:
-    """The terms of a plain text that claim something. A capital makes a name, but for the first word's."""
+def content(text: str) -> list[ContentWord]:
+    """The content words of a plain text. One with a capital is a name, except the first word."""
     found = []
     for place, raw in enumerate(_WORD.findall(text)):
         for word in words(raw):  # nearly always one; "½" is 1 and 2
             if word not in _STOP_WORDS and word not in _NEGATIONS:
                 capital = raw[0].isupper() and word == fold(raw)
                 has_digit = any(character.isdigit() for character in word)
-                found.append(Term(word, capital, has_digit or (capital and place > 0)))
+                found.append(ContentWord(word, capital, has_digit or (capital and place > 0)))
     return found
 
 
 def clauses(text: str, least: int = 1) -> list[str]:
-    """A plain text in pieces that each say one thing; a piece with fewer than `least` terms goes with its neighbour."""
+    """The clauses of a plain text; one with fewer than `least` content words is joined to its neighbour."""
     pieces: list[str] = []
-    held = ""
+    pending = ""
     for piece in _CLAUSE_END.split(text):
-        held = f"{held} {piece}".strip()
-        if len(content(held)) >= least:
-            pieces.append(held)
-            held = ""
-    if pieces and held:
-        pieces[-1] += f" {held}"
-    return pieces or [held]
+        pending = f"{pending} {piece}".strip()
+        if len(content(pending)) >= least:
+            pieces.append(pending)
+            pending = ""
+    if pieces and pending:
+        pieces[-1] += f" {pending}"
+    return pieces or [pending]
 
 
 def sentences(text: str) -> list[str]:
-    """A plain text, cut at the ends of sentences."""
+    """The sentences of a plain text."""
     return [piece for piece in _SENTENCE_END.split(text) if piece]
 
 
 def is_negated(text: str) -> bool:
-    """Whether an odd number of negations stands in a plain text."""
+    """Whether a plain text has an odd number of negations."""
     return sum(word in _NEGATIONS for word in words(text)) % 2 == 1
 
 
-def names_agent(text: str) -> bool:
-    """Whether a plain text says by whom something is done."""
+def has_agent(text: str) -> bool:
+    """Whether a plain text has an agent ("by X"), as passive sentences do."""
     return any(word in _AGENTS for word in words(text))
 
 
 class Vocabulary:
-    """What stands in a plain text: whether it holds a term, in this or a related form."""
+    """The words and stems of a plain text."""
 
     def __init__(self, text: str) -> None:
         self._words = frozenset(words(text))
         self._stems = frozenset(stem for word in self._words for stem in _stems(word))
 
-    def holds(self, term: Term) -> bool:
-        """Fixed terms as they are; others also by a stem of either language."""
+    def contains(self, term: ContentWord) -> bool:
+        """By the word itself; one that is not fixed also by its stem in either language."""
         return term.text in self._words or (not term.fixed and not self._stems.isdisjoint(_stems(term.text)))
 
-    def held(self, terms: Iterable[Term]) -> int:
-        """How many of the terms it holds."""
-        return sum(map(self.holds, terms))
+    def count(self, terms: Iterable[ContentWord]) -> int:
+        """How many of the terms it contains."""
+        return sum(map(self.contains, terms))
 
 
 @lru_cache(maxsize=8192)

@@ -1,11 +1,11 @@
-"""The heavy libraries, imported in seven tenths of the time that plain `import` statements take.
+"""Imports the heavy libraries in 70 % of the time of plain `import` statements.
 
-Most of it is the interpreter's own work, so threads would not help. Two things do: the garbage collector, which finds
-nothing among thousands of new modules, rests; and scikit-learn, of which sentence-transformers binds one function at
-import that no embedder calls, is imported only if somebody calls it.
+Most of that time the interpreter holds its lock, so threads would not help. Two things do: the garbage collector is
+off, since it finds nothing to free among thousands of new modules; and scikit-learn is not imported until it is used:
+sentence-transformers imports one function of it at start, for a similarity that no embedder here computes.
 """
 
-# ruff: noqa: PLC0415 - that is what this module is for
+# ruff: noqa: PLC0415 - importing inside functions is the purpose of this module
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 def import_libraries(*, with_retrieval: bool = True) -> None:
     """torch and transformers, and for retrieval sentence-transformers, faiss and bm25s.
 
-    What lives then is left out of later collections.
+    The objects that exist then are excluded from later garbage collections.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -34,7 +34,7 @@ def import_libraries(*, with_retrieval: bool = True) -> None:
             try:
                 with deferred("sklearn.metrics"):
                     import sentence_transformers
-            except ImportError:  # another version, which needs more of it while it is imported
+            except ImportError:  # another version, which needs more of scikit-learn during import
                 import sentence_transformers  # noqa: F401
             import bm25s  # noqa: F401
             import faiss  # noqa: F401
@@ -46,29 +46,29 @@ def import_libraries(*, with_retrieval: bool = True) -> None:
 
 @contextmanager
 def deferred(name: str) -> Iterator[None]:
-    """Inside, `from PACKAGE.MODULE import function` binds a function that imports the real one when it is called.
+    """Inside, `from PACKAGE.MODULE import function` binds a placeholder that imports the real function when called.
 
-    Afterwards the name is free again, for the real module. Nothing happens where the package is there already.
+    Afterwards the module can be imported as usual. Does nothing where the package is imported already.
     """
     package = name.partition(".")[0]
     if package in sys.modules:
         yield
         return
-    module, parent = _StandIn(name), _StandIn(package)
+    module, parent = _Placeholder(name), _Placeholder(package)
     parent.__path__ = []
     setattr(parent, name.rpartition(".")[2], module)
-    mine = {package: parent, name: module}
-    sys.modules.update(mine)
+    placeholders = {package: parent, name: module}
+    sys.modules.update(placeholders)
     try:
         yield
     finally:
-        for key, stand_in in mine.items():
-            if sys.modules.get(key) is stand_in:
+        for key, placeholder in placeholders.items():
+            if sys.modules.get(key) is placeholder:
                 del sys.modules[key]
 
 
-class _StandIn(ModuleType):
-    """A module whose every public name is a function that is looked up in the real one when it is called."""
+class _Placeholder(ModuleType):
+    """A module whose every public name is a function that calls the real module's, imported on the first call."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -79,8 +79,8 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         module = self.__name__
 
-        def late(*arguments: Any, **options: Any) -> Any:
+        def call_real(*arguments: Any, **options: Any) -> Any:
             return getattr(importlib.import_module(module), name)(*arguments, **options)
 
-        late.__name__ = name
-        return late
+        call_real.__name__ = name
+        return call_real

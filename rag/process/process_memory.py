@@ -1,4 +1,4 @@
-"""What this process holds of the machine's memory, and how to hold no more than it uses (glibc's malloc)."""
+"""The resident memory of this process, and glibc malloc settings that keep it from growing."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _ARENAS = 2
 
 
 def resident_bytes() -> int:
-    """Memory of this process that lies in RAM, pages of mapped files included."""
+    """Resident memory of this process, pages of mapped files included."""
     resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def share_arenas() -> None:
-    """Have all threads allocate from two arenas; to be called before they start.
+    """Make all threads allocate from two arenas; to be called before they start.
 
-    glibc gives threads up to eight arenas a core, and what was freed in one is of no use to the others.
+    glibc uses up to eight arenas a core, and memory freed in one can't be reused by the others.
     """
     _call("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
-def give_back() -> None:
-    """Return to the system what is free: loading leaves traces of the graph and weights as they were read."""
+def trim_memory() -> None:
+    """Return free memory to the system: loading leaves much of it, from tracing the graph and reading the weights."""
     gc.collect()
     _call("malloc_trim", 0)
 
 
-def keep() -> None:
-    """Keep what is freed for what is taken next: a training step frees and takes the same gigabyte again and again.
+def keep_freed_memory() -> None:
+    """Keep freed memory for the next allocation: a training step frees and allocates the same gigabyte repeatedly.
 
-    glibc returns large pieces to the system and gets each page anew, filled with zeros.
+    By default glibc returns large blocks to the system, which zeroes each page again when it is allocated.
     """
     _call("mallopt", _M_MMAP_MAX, 0)
     _call("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
@@ -43,5 +43,5 @@ def keep() -> None:
 
 def _call(name: str, *arguments: int) -> None:
     function: Any = getattr(ctypes.CDLL(None), name, None)
-    if function is not None:  # another C library has other ways
+    if function is not None:  # other C libraries lack these functions
         function(*arguments)

@@ -1,6 +1,6 @@
-"""A circuit breaker: after some failures in a row a service is left alone for a while, then one request tries it.
+"""A circuit breaker: after several failures in a row a service gets no requests for a while, then one trial request.
 
-closed → open after `failures` in a row → after `cool_off_s` one trial → closed, or open again. It knows no HTTP.
+closed → open after `failures` in a row → after `cool_off_s` one trial → closed, or open again. Independent of HTTP.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 
-class Circuit:
-    """Says whether a service may be asked. Safe to use from many threads; `clock` gives seconds."""
+class CircuitBreaker:
+    """Decides whether a service may be asked. Thread-safe; `clock` gives seconds."""
 
     def __init__(
         self, *, failures: int = 3, cool_off_s: float = 1.0, clock: Callable[[], float] = time.monotonic
@@ -26,7 +26,7 @@ class Circuit:
 
     @property
     def open(self) -> bool:
-        """Whether requests are turned away."""
+        """Whether requests are refused."""
         return self._opened_at is not None
 
     @property
@@ -36,7 +36,7 @@ class Circuit:
         return 0.0 if opened_at is None else max(0.0, opened_at + self._cool_off_s - self._clock())
 
     def permits(self) -> bool:
-        """Whether a request may go out now. Whoever is let through reports `succeeded` or `failed`."""
+        """Whether a request may be sent now; if so, its outcome is reported by `succeeded` or `failed`."""
         with self._lock:
             if self._opened_at is None:
                 return True
@@ -46,7 +46,7 @@ class Circuit:
             return True
 
     def succeeded(self) -> None:
-        """The service answered, whatever it said."""
+        """The service answered, with whatever status."""
         with self._lock:
             self._in_a_row = 0
             self._opened_at = None

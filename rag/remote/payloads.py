@@ -1,7 +1,7 @@
-"""What crosses between the services, as bytes and as records: the seams' own in JSON, vectors in NumPy's format.
+"""The payloads between the services, as records and as bytes: records in JSON, vectors in NumPy's format.
 
-Floats keep every bit: JSON carries the shortest text that reads back as the same double, so an answer over hops is the
-monolith's, byte for byte.
+Floats are exact: JSON has the shortest text that reads back as the same double, so an answer by way of the services
+equals the monolith's, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from rag.admission.admission import Usage
 from rag.engine.chat_tokenizer import PublishedTokenizer
 from rag.errors import GenerationFailed, InvalidRequest, RagError, rebuilt
-from rag.interfaces import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Vectors
+from rag.interfaces import Delta, KvUse, Message, Passage, Sampling, Scalar, TokenDetail, Usage, Vectors
 from rag.serving.responses import dump
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedCall:
+class EmbedRequest:
     """POST /embed: texts → (texts, dimension) unit vectors, as one .npy."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RetrieveCall:
+class RetrieveRequest:
     """POST /retrieve: a question → passages."""
 
     question: str
@@ -40,17 +39,17 @@ class RetrieveCall:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodeCall:
+class EncodeRequest:
     """POST /encode: messages → token ids."""
 
     messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateCall:
+class GenerateRequest:
     """POST /generate: token ids → deltas as JSON Lines. Closing the connection cancels it.
 
-    `tokenizer` is the fingerprint of what wrote the ids: ids of another model must not be generated from.
+    `tokenizer` is the fingerprint of the tokenizer that made the ids: another model's ids are refused.
     """
 
     prompt_ids: tuple[int, ...]
@@ -60,8 +59,8 @@ class GenerateCall:
 
 
 @dataclass(frozen=True, slots=True)
-class TooLongCall:
-    """POST /refusals/too_long: the refusal of a request of this size, which was not sent."""
+class TooLongRequest:
+    """POST /refusals/too_long: the refusal that a request of this size would get."""
 
     prompt_tokens: int
     new_tokens: int
@@ -69,16 +68,16 @@ class TooLongCall:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorFacts:
-    """What a ready vector service says of itself on /health."""
+class VectorDescription:
+    """A ready vector service's answer on /health."""
 
     name: str
     dimension: int
 
 
 @dataclass(frozen=True, slots=True)
-class LlmFacts:
-    """What a ready LLM service says of itself on /health."""
+class LlmDescription:
+    """A ready LLM service's answer on /health."""
 
     name: str
     max_model_len: int
@@ -87,13 +86,13 @@ class LlmFacts:
 
 Record = TypeVar("Record")
 
-EMBED_CALL = TypeAdapter(EmbedCall)
-RETRIEVE_CALL = TypeAdapter(RetrieveCall)
-ENCODE_CALL = TypeAdapter(EncodeCall)
-GENERATE_CALL = TypeAdapter(GenerateCall)
-VECTOR_FACTS = TypeAdapter(VectorFacts)
-TOO_LONG_CALL = TypeAdapter(TooLongCall)
-LLM_FACTS = TypeAdapter(LlmFacts)
+EMBED_REQUEST = TypeAdapter(EmbedRequest)
+RETRIEVE_REQUEST = TypeAdapter(RetrieveRequest)
+ENCODE_REQUEST = TypeAdapter(EncodeRequest)
+GENERATE_REQUEST = TypeAdapter(GenerateRequest)
+VECTOR_DESCRIPTION = TypeAdapter(VectorDescription)
+TOO_LONG_REQUEST = TypeAdapter(TooLongRequest)
+LLM_DESCRIPTION = TypeAdapter(LlmDescription)
 USAGE = TypeAdapter(Usage)
 KV_USE = TypeAdapter(KvUse)
 PASSAGES = TypeAdapter(list[Passage])
@@ -112,20 +111,20 @@ def read(record: TypeAdapter[Record], body: bytes) -> Record:
 
 
 def read_reply(record: TypeAdapter[Record], body: bytes) -> Record:
-    """The same for what a service answered. Raises RagError: it is no fault of the client's."""
+    """The record in a service's answer. Raises RagError for a wrong one: the client is not at fault."""
     try:
         return record.validate_json(body)
     except ValidationError as error:
-        raise RagError(f"a service answered with something else than {record}: {error.errors()[0]['msg']}") from error
+        raise RagError(f"a service's answer is not a {record}: {error.errors()[0]['msg']}") from error
 
 
 def write(record: TypeAdapter[Record], value: Record) -> bytes:
-    """`value` as JSON that `read` gives back equal."""
+    """`value` as JSON; `read` gives an equal record."""
     return record.dump_json(value)
 
 
 def write_passages(passages: Sequence[Passage]) -> bytes:
-    """Passages with their whole scores; PASSAGES reads them."""
+    """Passages with unrounded scores; PASSAGES reads them."""
     return dump(
         [
             {
@@ -148,13 +147,13 @@ def write_vectors(vectors: Vectors) -> bytes:
 
 
 def read_vectors(body: bytes) -> Vectors:
-    """What write_vectors wrote. Raises ValueError for anything else."""
+    """The vectors that write_vectors wrote. Raises ValueError for other content."""
     vectors: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
     return vectors.astype(np.float32, copy=False)
 
 
 def write_delta(delta: Delta) -> bytes:
-    """One line."""
+    """One JSON line."""
     document: dict[str, Any] = {"text": delta.text, "new_tokens": delta.new_tokens}
     if delta.finish_reason is not None:
         document["finish_reason"] = delta.finish_reason
@@ -164,36 +163,36 @@ def write_delta(delta: Delta) -> bytes:
 
 
 def write_failure(error: RagError) -> bytes:
-    """The last line of a stream that broke."""
+    """The last line of a stream that failed."""
     return dump(error.body()) + b"\n"
 
 
 def write_model_time(seconds: float) -> bytes:
-    """The line after the last delta: how long the engine was waited for."""
+    """The line after the last delta: the seconds spent waiting for the engine."""
     return dump({"model_s": round(seconds, 6)}) + b"\n"
 
 
 def read_model_time(line: bytes) -> float | None:
-    """The seconds in `line`, None where it is another line."""
+    """The seconds in `line`, None for another line."""
     return from_json(line).get("model_s") if b'"model_s"' in line else None
 
 
 def read_delta(line: bytes) -> Delta | None:
-    """The delta in `line`, None where it only says that the stream is open. Raises the error that it carries."""
+    """The delta in `line`, None for the line that opens the stream. Raises the error that the line carries."""
     document: Mapping[str, Any] = from_json(line)
     if "error" in document:
-        raise _raised(document)
+        raise _error(document)
     if "text" not in document:
         return None
     token = None
     if "token" in document:
         number, text, logprob, top = document["token"]
-        token = TokenDetail(number, text, logprob, tuple((other, chance) for other, chance in top))
+        token = TokenDetail(number, text, logprob, tuple((other, other_logprob) for other, other_logprob in top))
     return Delta(document["text"], document["new_tokens"], document.get("finish_reason"), token)
 
 
-def _raised(document: Mapping[str, Any]) -> RagError:
+def _error(document: Mapping[str, Any]) -> RagError:
     try:
         return rebuilt(document)
     except ValueError:
-        return GenerationFailed("the LLM service broke on this request")
+        return GenerationFailed("the LLM service failed on this request")

@@ -1,6 +1,6 @@
-"""The plan of a vector service: embedder, index and process in main memory, decided before anything is loaded.
+"""The memory plan of a vector service: embedder, index and process in RAM, made before anything is loaded.
 
-The LLM's plan is rag/planning.py's; this one has no sessions, since a question holds no memory once it is embedded.
+rag/planning.py plans the LLM; this plan has no sessions, since a question holds no memory once it is embedded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rag.planning import embedder_bytes
 from rag.retrieval.manifest import read_manifest
 from rag.settings import Settings
 
-_USABLE = 0.90  # the rest is the system's, as in the LLM's plan
+_USABLE = 0.90  # the rest is for the operating system, as in the LLM's plan
 _SMALLER = ("SQfp16", "SQ8", "SQ4")
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalPlan:
-    """Bytes by part, and what the process may use."""
+    """Bytes by part, and the bytes that the process may use."""
 
     embedder: str
     index_factory: str
@@ -36,7 +36,7 @@ class RetrievalPlan:
 
     @property
     def need_total_bytes(self) -> int:
-        """All parts together."""
+        """The sum over the parts."""
         return sum(self.need_bytes.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -45,8 +45,10 @@ class RetrievalPlan:
 
 
 def make_retrieval_plan(settings: Settings) -> RetrievalPlan:
-    """The plan for these settings on this machine. Raises DoesNotFit with index types that were checked to fit,
-    InvalidRequest for an index type that is not known, ModelRefused or IndexRefused where a file is missing.
+    """The plan for these settings on this machine.
+
+    Raises DoesNotFit with index types that do fit, InvalidRequest for an unknown index type, ModelRefused or
+    IndexRefused where a file is missing.
     """
     index = read_manifest(Path(settings.index), files=())
     machine = load_hardware(settings.hardware or "cpu")
@@ -87,5 +89,5 @@ def _refusal(plan: RetrievalPlan, smaller: list[RetrievalPlan]) -> dict[str, Any
 
 def _most_vectors(plan: RetrievalPlan) -> int:
     size = index_size(plan.index_factory, plan.dimension)
-    room_bytes = plan.have_bytes - plan.need_bytes["embedder"] - plan.need_bytes["runtime"] - size.fixed_bytes
-    return max(0, int(room_bytes // size.bytes_per_vector))
+    free_bytes = plan.have_bytes - plan.need_bytes["embedder"] - plan.need_bytes["runtime"] - size.fixed_bytes
+    return max(0, int(free_bytes // size.bytes_per_vector))

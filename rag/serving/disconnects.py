@@ -1,6 +1,6 @@
-"""Notices clients that hang up while their request waits or computes, so that nobody works for an empty chair.
+"""Cancels a request whose client has disconnected while it waits or is computed.
 
-A web server notices only when it writes; a plain answer is written once, at the end.
+A web server detects a disconnect only when it writes; a plain answer is written once, at the end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import threading
 from rag.cancellation import Call
 
 
-class Hangups:
-    """One thread that watches every open request's socket. Where the system has no epoll, nothing is noticed."""
+class DisconnectWatcher:
+    """One thread that watches the sockets of all open requests. Does nothing on systems without epoll."""
 
     def __init__(self) -> None:
         self._calls: dict[int, Call] = {}
@@ -29,16 +29,16 @@ class Hangups:
         fileno = client.fileno()
         with self._lock:
             self._calls[fileno] = call
-            # A number that is still registered belonged to a socket that was closed meanwhile, or to this very one.
+            # A number that is still registered belonged to a socket that has been closed since, or to this very one.
             with contextlib.suppress(FileNotFoundError):
                 self._epoll.unregister(fileno)
             self._epoll.register(fileno, select.EPOLLRDHUP | select.EPOLLONESHOT)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hangups", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="disconnects", daemon=True)
                 self._thread.start()
 
-    def forget(self, client: socket.socket) -> None:
-        """The request is over."""
+    def unwatch(self, client: socket.socket) -> None:
+        """The request has ended."""
         if self._epoll is None:
             return
         fileno = client.fileno()

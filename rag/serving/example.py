@@ -1,4 +1,4 @@
-"""What a first run shows: two questions, their answers, and what to type next."""
+"""The output of `serve --example`: two questions, their answers, and the commands to ask more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUESTIONS = ("Qual a capital do Brasil?", "What is the capital of Brazil?")
 
 
 def show(url: str) -> None:
-    """Ask the server at `url` over HTTP, as any client would, and print the exchange on stdout."""
+    """Ask the server at `url` over HTTP, as a client does, and print questions and answers on stdout."""
     lines = ["", f"Ready at {url}", ""]
     for question in _QUESTIONS:
         try:
@@ -23,7 +23,7 @@ def show(url: str) -> None:
         origin = f"   ({cited['title']}, {cited['id']})" if cited else ""
         lines += [f"  {question}", f"  → {answer['text']}{origin}", ""]
     lines += [
-        "Ask it yourself, plain or streamed:",
+        "To ask a question, plain or streamed:",
         f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{_body(_QUESTIONS[0])}'",
         f"  curl -sN {url}/invocations -H 'Content-Type: application/json' -d '{_body(_QUESTIONS[1], stream=True)}'",
         "Stop with Ctrl-C.",

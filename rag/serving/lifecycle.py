@@ -1,7 +1,7 @@
-"""From a started process to a ready one: loading runs in its own thread, and /ping asks how far it has come.
+"""Loading in a background thread, and the state that /ping reports.
 
-loading, phase by phase → ready; or failed, with the reason, for good. Once ready, the same thread watches: a generator
-that has died is started over, once, and sessions that have expired are closed.
+loading, phase by phase → ready; or failed, with the reason, for good. Once ready, the same thread restarts an engine
+that has died, once, and closes expired sessions.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
-from rag.admission.admission import Usage
 from rag.errors import Draining, Failed, NotReady, RagError
-from rag.interfaces import KvUse
+from rag.interfaces import KvUse, Servable, Usage
 
 State: TypeAlias = Literal["loading", "ready", "failed"]
 OnPhase: TypeAlias = Callable[[str], None]
@@ -29,41 +28,11 @@ _WATCH_S = 0.25
 _NICENESS = 5
 
 
-class Servable(Protocol):
-    """What loading brings: a pipeline, or the part of one that a service serves alone."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still answer; once False it stays so until `revive`."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether `drain` was called."""
-
-    def usage(self) -> Usage:
-        """The ledger as it stands."""
-
-    def kv_use(self) -> KvUse:
-        """The KV memory as it is used."""
-
-    def tend(self) -> None:
-        """Called a few times a second: close what has expired."""
-
-    def revive(self) -> None:
-        """Start over what has died, and put a question to it. Raises where that can't be done."""
-
-    def drain(self, grace_s: float) -> None:
-        """Refuse new work from now on, and end what still runs after `grace_s` seconds."""
-
-    def close(self) -> None:
-        """Stop what runs inside."""
-
-
 Loaded = TypeVar("Loaded", bound=Servable)
 
 
 class Boot(Generic[Loaded]):
-    """Runs `load(on_phase)` once, in the background, and holds what comes out.
+    """Runs `load(on_phase)` once, in the background, and keeps its result.
 
     `on_ready` is called in that thread once requests are answered.
     """
@@ -77,13 +46,13 @@ class Boot(Generic[Loaded]):
         self._result: Loaded | None = None
         self._seconds: dict[str, float] = {}
         self._phase_began = time.monotonic()
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._loaded_or_failed = threading.Event()
         self._revived = False
         self._thread = threading.Thread(target=self._run, name="boot", daemon=True)
 
     def start(self) -> None:
-        """Begin to load."""
+        """Start loading."""
         self._thread.start()
 
     def join(self) -> None:
@@ -100,7 +69,7 @@ class Boot(Generic[Loaded]):
         if self._state == "loading":
             return NotReady(f"loading: {self._phase}", field="phase", value=self._phase, retry_after_s=1.0)
         if self._loaded.draining:
-            return Draining("the container is stopping", field="phase", value="draining", retry_after_s=1.0)
+            return Draining("the container is shutting down", field="phase", value="draining", retry_after_s=1.0)
         if not self._loaded.alive:
             return NotReady("the engine has died", field="phase", value="dead", retry_after_s=1.0)
         return None
@@ -113,21 +82,21 @@ class Boot(Generic[Loaded]):
         return self._loaded
 
     def usage(self) -> Usage:
-        """The ledger as it stands; empty before there is one."""
-        return self._result.usage() if self._result is not None else Usage(0, 0, 0, 0, 0, 0)
+        """The admission ledger now; zeros before loading has ended."""
+        return self._result.usage() if self._result is not None else Usage()
 
     def kv_use(self) -> KvUse:
-        """The generator's memory as it is used; nothing before there is one."""
+        """The use of KV memory now; zeros before loading has ended."""
         return self._result.kv_use() if self._result is not None else KvUse(0, 0)
 
     def drain(self, grace_s: float) -> None:
-        """The container is to stop: refuse new work, and let what runs go on for `grace_s` seconds at most."""
+        """Before shutdown: refuse new work, and let running requests go on for `grace_s` seconds at most."""
         if self._state == "ready":
             self._loaded.drain(grace_s)
 
     def close(self) -> None:
-        """Stop what was loaded. Nothing is answered afterwards."""
-        self._over.set()
+        """Stop what was loaded. No request is answered afterwards."""
+        self._closed.set()
         if self._state == "ready":
             self._loaded.close()
 
@@ -142,7 +111,7 @@ class Boot(Generic[Loaded]):
         self._phase, self._phase_began = phase, now
 
     def _run(self) -> None:
-        _give_way()
+        _lower_priority()
         began = time.monotonic()
         try:
             self._result = self._load(self._enter)
@@ -164,23 +133,23 @@ class Boot(Generic[Loaded]):
             self._watch()
 
     def _watch(self) -> None:
-        while not self._over.wait(_WATCH_S):
-            self._loaded.tend()
+        while not self._closed.wait(_WATCH_S):
+            self._loaded.sweep()
             if self._loaded.alive or self._loaded.draining:
                 continue
             if not self._revive():
                 return
 
     def _revive(self) -> bool:
-        """Start the dead generator over; the second time it stays dead, and only a restart helps."""
+        """Restart the dead engine, once; the second time only a restart of the container helps."""
         if not self._revived:
             self._revived = True
-            self._phase, self._state = "starting the engine over", "loading"
+            self._phase, self._state = "restarting the engine", "loading"
             _log.error(json.dumps({"event": "engine_died", "phase": self._phase}))
             try:
                 self._loaded.revive()
             except Exception:
-                _log.exception("the engine could not be started over")
+                _log.exception("the engine could not be restarted")
             else:
                 self._state = "ready"
                 _log.warning(json.dumps({"event": "engine_revived"}))
@@ -190,11 +159,12 @@ class Boot(Generic[Loaded]):
         return False
 
 
-def _give_way() -> None:
-    """Let others go before this thread and those that it will start: these compute, and no /ping waits for a step.
+def _lower_priority() -> None:
+    """Lower the priority of this thread and of those that it starts: they compute, and /ping must not wait for them.
 
-    Without it the kernel lets a computing thread finish its turn, a millisecond, before one that was just woken runs.
+    At equal priority the kernel lets a computing thread finish its time slice, a millisecond, before it runs one that
+    has just been woken.
     """
-    if sys.platform == "linux":  # elsewhere priorities are of whole processes
-        with contextlib.suppress(OSError):  # a sandbox may forbid it, and all works without
+    if sys.platform == "linux":  # elsewhere a priority is the whole process's
+        with contextlib.suppress(OSError):  # a sandbox may forbid it; it is not essential
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,6 +1,6 @@
-"""Request bodies, in the three shapes that clients send, to one record: Ask.
+"""Request bodies, in three shapes, to one record: Ask.
 
-    {"query": …}                  the project's own
+    {"query": …}                  this project's
     {"inputs": …, "parameters"}   text-generation-inference's
     {"messages": […]}             OpenAI's chat completions
 
@@ -80,7 +80,7 @@ class _RagBody(_RagOptions, _SamplingOptions):
     stream: bool = False
 
     @model_validator(mode="after")
-    def _a_list_is_for_embedding(self) -> _RagBody:
+    def _list_is_for_embedding(self) -> _RagBody:
         if isinstance(self.query, list) and self.mode != "embed":
             raise ValueError('query may be a list only where mode is "embed"; send several questions as JSON Lines')
         return self
@@ -109,7 +109,7 @@ class _TgiParameters(_SamplingOptions):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None  # type: ignore[assignment]
 
     def tgi_sampling(self, default_new_tokens: int) -> Sampling:
-        """TGI samples when do_sample says so or a temperature is given; a temperature of its own default is 1."""
+        """TGI samples if do_sample is true, or if only a temperature is given; the default temperature is 1."""
         sampled = self.do_sample if self.do_sample is not None else self.temperature is not None
         filled = self.model_copy(
             update={
@@ -225,7 +225,7 @@ def parse_json(body: bytes, *, default_new_tokens: int) -> Ask:
     named = [name for name in _SHAPES if name in document]
     if len(named) != 1:
         raise InvalidRequest(
-            "exactly one of query, inputs and messages must be there",
+            "exactly one of query, inputs and messages is needed",
             field=" and ".join(named) or "query",
             value=f"{len(named)} of them",
             limit=1,
@@ -240,7 +240,7 @@ def parse_json(body: bytes, *, default_new_tokens: int) -> Ask:
 
 
 def closes_session(body: bytes) -> bool:
-    """Whether the body is `{"close_session": true}`, the last word of a session."""
+    """Whether the body is `{"close_session": true}`, which ends a session."""
     if b"close_session" not in body:
         return False
     try:
@@ -250,7 +250,7 @@ def closes_session(body: bytes) -> bool:
 
 
 def parse_text(body: bytes, *, default_new_tokens: int) -> Ask:
-    """A text/plain body is the question itself."""
+    """A text/plain body is the question."""
     try:
         question = body.decode("utf-8").strip()
     except UnicodeDecodeError as error:
@@ -284,14 +284,14 @@ def _ask(
     )
 
 
-# Of several complaints about one value, the one about the type that it came nearest to says most: pydantic lists one
-# for each member of a union, and names the member in the location, which no client would recognise.
+# pydantic reports one error for each member of a union and puts the member's name into the location: the first error
+# is reported, without that name, which no client would recognise.
 _UNION_MEMBER = re.compile(r"(constrained-)?(str|int|float|bool)|(list|dict|function)[\[-].*")
 
 
 def _explained(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
+    path = [str(part) for part in first["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
     context: dict[str, Any] = first.get("ctx", {})
     limit = next(
         (context[name] for name in ("le", "lt", "ge", "gt", "max_length", "min_length") if name in context), None
@@ -300,12 +300,12 @@ def _explained(error: ValidationError) -> InvalidRequest:
         limit = context.get("expected")
     remedy = None
     if first["type"] == "extra_forbidden":
-        remedy = "leave it out: this field is not known here (see the README for the fields)"
+        remedy = "remove this unknown field (the README lists the fields)"
     missing = first["type"] == "missing"
     return InvalidRequest(
-        f"{'.'.join(place) or 'body'}: {first['msg'].removeprefix('Value error, ')}",
-        field=".".join(place) or "body",
-        value=None if missing or not place else first["input"],
+        f"{'.'.join(path) or 'body'}: {first['msg'].removeprefix('Value error, ')}",
+        field=".".join(path) or "body",
+        value=None if missing or not path else first["input"],
         limit=limit,
         remedy=remedy,
     )

@@ -1,7 +1,7 @@
-"""Answers, passages and events as bytes, in the shape that the request came in.
+"""Answers, passages and events as bytes, in the shape of the request.
 
-A stream is a row of JSON objects, framed as server-sent events or as JSON Lines. It ends in a typed event: `end` with
-usage and finish_reason, or `error`. Clients must join frames themselves: SageMaker cuts the stream anywhere.
+A stream is a sequence of JSON objects, framed as server-sent events or as JSON Lines. Its last event is `end`, with
+usage and finish_reason, or `error`. Clients must reassemble frames: SageMaker splits the stream at any byte.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Document: TypeAlias = dict[str, Any]
 
 CONTENT_TYPES: dict[Framing, str] = {"sse": "text/event-stream", "jsonlines": "application/jsonlines"}
 
-_CHAT_FINISH = {"stop": "stop", "length": "length"}  # OpenAI knows no word for a deadline: it is a length, too
+_CHAT_FINISH = {"stop": "stop", "length": "length"}  # OpenAI has no value for a deadline: "length" is the nearest
 _TGI_FINISH = {"stop": "eos_token", "length": "length"}
 
 
 def dump(document: object) -> bytes:
-    """Compact JSON in UTF-8, accents as themselves."""
+    """Compact JSON in UTF-8, accents not escaped."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def passage_document(passage: Passage, *, cited: bool | None = None) -> Document:
-    """A source as clients see it."""
+    """A passage as a source in an answer."""
     document: Document = {
         "id": passage.id,
         "title": passage.title,
@@ -84,7 +84,7 @@ def answer_document(answer: Answer, shape: Shape) -> Document:
 
 
 def stream(run: Run, shape: Shape, framing: Framing) -> Iterator[bytes]:
-    """The frames of a run. An error after the first byte becomes the last event: the status has long been sent."""
+    """The frames of a run. An error becomes the last event, since the HTTP status has been sent already."""
     try:
         for event in _EVENTS[shape](run):
             yield _framed(event, framing)
@@ -184,7 +184,7 @@ def _token(detail: TokenDetail) -> Document:
 
 
 def _chat_logprobs(tokens: Sequence[TokenDetail]) -> Document:
-    """OpenAI's member of a choice; absent where nobody asked."""
+    """The `logprobs` of an OpenAI choice; absent unless requested."""
 
     def entry(text: str, logprob: float) -> Document:
         return {"token": text, "logprob": round(logprob, 5), "bytes": list(text.encode())}

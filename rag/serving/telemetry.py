@@ -1,7 +1,7 @@
-"""What happens, in figures: Prometheus metrics, CloudWatch's embedded metric format, and one JSON log line a request.
+"""Prometheus metrics, CloudWatch's embedded metric format, and one JSON log line a request.
 
-Prometheus text is served on a port of its own, on loopback only. The embedded metric format is a line of pure JSON on
-stdout that CloudWatch turns into metrics by itself; nothing is sent from here.
+Prometheus text is served on a separate port, on loopback only. The embedded metric format is a line of plain JSON on
+stdout that CloudWatch turns into metrics; nothing is sent from here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from rag.admission.admission import Usage
 from rag.answering.run import Answer
-from rag.interfaces import KvUse
+from rag.interfaces import KvUse, Usage
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
 _EACH_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -27,7 +26,7 @@ _NAMESPACE = "RAG"
 
 
 class Telemetry:
-    """Counts requests and reads the ledger: `usage` and `kv_use` are asked when metrics are."""
+    """Counts requests; `usage` and `kv_use` are called whenever metrics are read."""
 
     def __init__(
         self,
@@ -57,21 +56,23 @@ class Telemetry:
         )
         self._queue = Histogram("rag_queue_seconds", "Wait for memory", buckets=_FIRST_TOKEN_S, registry=self.registry)
         gauges: dict[tuple[str, str], Callable[[], float]] = {
-            ("rag_kv_used_bytes", "KV memory that sequences hold"): lambda: kv_use().used_blocks * usage().block_bytes,
-            ("rag_kv_reserved_bytes", "KV memory that is promised"): lambda: (
+            ("rag_kv_used_bytes", "KV memory in use by sequences"): lambda: kv_use().used_blocks * usage().block_bytes,
+            ("rag_kv_reserved_bytes", "KV memory reserved for requests and sessions"): lambda: (
                 usage().reserved_blocks * usage().block_bytes
             ),
             ("rag_kv_total_bytes", "KV memory of the plan"): lambda: usage().total_blocks * usage().block_bytes,
             ("rag_sessions", "Open sessions"): lambda: usage().sessions,
             ("rag_running", "Requests that hold memory"): lambda: usage().requests,
-            ("rag_waiting", "Requests in line"): lambda: usage().waiting,
-            ("rag_prefix_hit_tokens", "Prompt tokens that needed no computing, in all"): lambda: kv_use().reused_tokens,
+            ("rag_waiting", "Requests that wait in the queue"): lambda: usage().waiting,
+            ("rag_prefix_hit_tokens", "Prompt tokens found in the prefix cache, in total"): lambda: (
+                kv_use().reused_tokens
+            ),
         }
         for (name, meaning), read in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(read)
 
     def serve(self, port: int) -> Callable[[], None]:
-        """Prometheus text on 127.0.0.1:`port`; the callable that comes back ends it."""
+        """Serve Prometheus text on 127.0.0.1:`port`; the returned callable stops it."""
         server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
 
         def stop() -> None:
@@ -81,8 +82,8 @@ class Telemetry:
 
         return stop
 
-    def request(self, *, status: int, code: str | None, total_s: float, answer: Answer | None, **what: Any) -> None:
-        """A request is over: count it and write its log line. `what` is more to say in that line."""
+    def request(self, *, status: int, code: str | None, total_s: float, answer: Answer | None, **fields: Any) -> None:
+        """Count a finished request and write its log line, with `fields` added to it."""
         self._requests.labels(str(status)).inc()
         self._count("Requests", 1)
         if code is not None:
@@ -94,7 +95,7 @@ class Telemetry:
             "status": status,
             "code": code,
             "total_s": round(total_s, 4),
-            **what,
+            **fields,
         }
         if answer is not None:
             self._answered(answer)
@@ -113,7 +114,7 @@ class Telemetry:
         self._write({name: value for name, value in line.items() if value is not None})
 
     def emit(self) -> None:
-        """One line in the embedded metric format, with what the period since the last one brought; none if nothing."""
+        """Write a line in the embedded metric format on the time since the last one; none if nothing was counted."""
         with self._lock:
             if not self._counts:
                 return

@@ -1,34 +1,29 @@
-"""The permit before the work: who gets one, who waits, and what a refusal says."""
+"""Admission: which requests are admitted, queue or are refused, and the figures of a refusal."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from rag.admission.admission import Admission, Permit
+from rag.admission.ledger_admission import LedgerAdmission, LedgerPermit
 from rag.admission.rates import Rates
 from rag.cancellation import Call
 from rag.errors import ClientGone, Draining, Overloaded, PromptTooLong, RagError
 from tests.fakes import fake_admission
+from tests.waiting import until
 
 CONTEXT = 256
 
 
-def admit(admission: Admission, prompt: int = 200, new: int = 56, call: Call | None = None, **how: Any) -> Permit:
-    return admission.admit(prompt, new, call or Call(), **{"deadline_s": 50.0, **how})
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.001)
+def admit(
+    admission: LedgerAdmission, prompt: int = 200, new: int = 56, call: Call | None = None, **options: Any
+) -> LedgerPermit:
+    return admission.admit(prompt, new, call or Call(), **{"deadline_s": 50.0, **options})
 
 
 def test_what_is_reserved_is_the_worst_case_and_shrinks_to_the_real_size() -> None:
@@ -42,7 +37,7 @@ def test_what_is_reserved_is_the_worst_case_and_shrinks_to_the_real_size() -> No
     assert admission.usage().reserved_blocks == 0
 
 
-def test_who_waits_is_served_when_another_leaves() -> None:
+def test_a_queued_request_is_admitted_when_another_ends() -> None:
     admission = fake_admission(1)
     first = admit(admission)
     with ThreadPoolExecutor(1) as threads:
@@ -50,12 +45,11 @@ def test_who_waits_is_served_when_another_leaves() -> None:
         until(lambda: admission.usage().waiting == 1)
         first.release()
         permit = second.result(5)
-    assert permit.waited_s > 0
     permit.release()
     assert admission.usage().reserved_blocks == 0
 
 
-def test_a_full_line_refuses_with_figures_and_a_time_to_come_back() -> None:
+def test_a_full_queue_refuses_with_figures_and_a_time_to_retry() -> None:
     admission = fake_admission(1, max_waiting=0)
     held = admit(admission)
     time.sleep(0.05)
@@ -72,17 +66,17 @@ def test_a_full_line_refuses_with_figures_and_a_time_to_come_back() -> None:
     held.release()
 
 
-def test_where_memory_is_left_but_no_place_the_time_to_come_back_counts_the_places() -> None:
+def test_with_free_memory_but_no_place_the_time_to_retry_counts_the_places() -> None:
     admission = fake_admission(4, sequences=2, block_tokens=16, max_waiting=0)
     admit(admission).release()
-    admission._holds_s[0] = 8.0
+    admission._estimate.held_s[0] = 8.0
     held = [admit(admission, prompt=8, new=8) for _ in range(2)]
     with pytest.raises(Overloaded) as raised:
         admit(admission, prompt=8, new=8)
     assert raised.value.retry_after_s == pytest.approx(4.0)  # one of two places, each held for 8 s
     with pytest.raises(Overloaded) as raised:
         admit(admission, prompt=8, new=8)
-    assert raised.value.retry_after_s == pytest.approx(8.0)  # after the one who was refused before
+    assert raised.value.retry_after_s == pytest.approx(8.0)  # after the request that was refused before
     for permit in held:
         permit.release()
 
@@ -90,8 +84,8 @@ def test_where_memory_is_left_but_no_place_the_time_to_come_back_counts_the_plac
 def test_an_idle_hour_does_not_make_the_next_wait_look_long() -> None:
     admission = fake_admission(1, longest_wait_s=0.3)
     admit(admission).release()
-    admission._holds_s[0] = 0.01
-    time.sleep(0.4)  # longer than anybody may wait
+    admission._estimate.held_s[0] = 0.01
+    time.sleep(0.4)  # longer than the longest wait
     held = admit(admission)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(admit, admission)
@@ -100,9 +94,9 @@ def test_an_idle_hour_does_not_make_the_next_wait_look_long() -> None:
         waiting.result(5).release()
 
 
-def test_a_wait_longer_than_the_line_allows_is_refused_at_once() -> None:
+def test_a_wait_expected_to_exceed_the_longest_is_refused_at_once() -> None:
     admission = fake_admission(1, longest_wait_s=2.0)
-    admission._holds_s.append(30.0)
+    admission._estimate.held_s.append(30.0)
     held = admit(admission)
     began = time.monotonic()
     with pytest.raises(Overloaded) as raised:
@@ -112,7 +106,7 @@ def test_a_wait_longer_than_the_line_allows_is_refused_at_once() -> None:
     held.release()
 
 
-def test_who_has_waited_long_enough_is_refused() -> None:
+def test_a_request_that_has_waited_the_longest_time_is_refused() -> None:
     admission = fake_admission(1, longest_wait_s=0.05)
     held = admit(admission)
     with pytest.raises(Overloaded):
@@ -121,7 +115,7 @@ def test_who_has_waited_long_enough_is_refused() -> None:
     held.release()
 
 
-def test_a_client_that_hangs_up_in_line_leaves_it() -> None:
+def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
     admission, call = fake_admission(1), Call()
     held = admit(admission)
     with ThreadPoolExecutor(1) as threads:
@@ -152,7 +146,7 @@ def test_every_fix_of_a_refusal_passes_the_same_check(prompt: int, new: int, gov
         admit(admission, **fixed, allow_long=change.get("allow_long_context", False)).release()
 
 
-def test_a_context_above_the_governed_one_has_to_be_asked_for() -> None:
+def test_a_context_above_the_governed_one_needs_allow_long_context() -> None:
     admission = fake_admission(4, governed_tokens=128, long_share=0.25)
     with pytest.raises(PromptTooLong) as raised:
         admit(admission)
@@ -161,7 +155,7 @@ def test_a_context_above_the_governed_one_has_to_be_asked_for() -> None:
     short = admit(admission, 60, 60)
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(admit, admission, allow_long=True)
-        until(lambda: admission.usage().waiting == 1)  # the share of the long ones is used up, though memory is free
+        until(lambda: admission.usage().waiting == 1)  # the share of long contexts is used up, though memory is free
         long.release()
         second.result(5).release()
     short.release()
@@ -175,20 +169,20 @@ def test_work_that_can_not_end_in_time_is_refused_by_measured_rates_with_a_fix_t
     with pytest.raises(PromptTooLong) as raised:
         admit(admission, 100, 150, deadline_s=10.0)
     assert raised.value.retryable is False
-    admission.refuse_endless(100, 18, 10.0)  # 1 s of prefill and 9 s of decode
+    admission.check_deadline(100, 18, 10.0)  # 1 s of prefill and 9 s of decode
     with pytest.raises(PromptTooLong) as raised:
-        admission.refuse_endless(100, 19, 10.0)
+        admission.check_deadline(100, 19, 10.0)
     assert (raised.value.figures or {})["fixes"] == [{"set": {"max_new_tokens": 18}}]
 
 
-def test_one_slow_step_refuses_nobody() -> None:
+def test_one_slow_step_refuses_no_request() -> None:
     rates = Rates()
     rates.observe(prefill_tokens=0, decodes=1, seconds=0.01)
     rates.observe(prefill_tokens=0, decodes=1, seconds=30.0)
-    fake_admission(2, rates=rates).refuse_endless(10, 100, 10.0)
+    fake_admission(2, rates=rates).check_deadline(10, 100, 10.0)
 
 
-def test_draining_turns_away_who_waits_and_who_comes_and_ends_who_runs() -> None:
+def test_draining_refuses_queued_and_new_requests_and_ends_running_ones() -> None:
     admission, call = fake_admission(1), Call()
     ended = threading.Event()
     call.on_end(ended.set)
@@ -207,7 +201,7 @@ def test_draining_turns_away_who_waits_and_who_comes_and_ends_who_runs() -> None
     held.release()
 
 
-def test_after_a_shortage_of_memory_one_session_less_is_counted_with_and_never_none() -> None:
+def test_after_memory_ran_out_one_session_less_is_admitted_but_at_least_one() -> None:
     admission = fake_admission(2)
     assert admission.lose_a_session() == 1
     assert admission.lose_a_session() == 1
@@ -227,10 +221,10 @@ def test_above_80_percent_a_warning_is_logged_once(caplog: pytest.LogCaptureFixt
     assert len(caplog.records) == 2
 
 
-def test_a_crowd_of_threads_leaves_the_ledger_at_zero_and_is_answered_once_each() -> None:
+def test_after_600_concurrent_requests_the_ledger_is_empty_and_each_was_answered_once() -> None:
     admission = fake_admission(3, block_tokens=16, max_waiting=6, longest_wait_s=0.5)
 
-    def one(number: int) -> str:
+    def request(number: int) -> str:
         call = Call()
         if number % 7 == 0:
             threading.Timer(0.002, call.cancel).start()
@@ -244,7 +238,7 @@ def test_a_crowd_of_threads_leaves_the_ledger_at_zero_and_is_answered_once_each(
         return "served"
 
     with ThreadPoolExecutor(24) as threads:
-        outcomes = list(threads.map(one, range(600)))
+        outcomes = list(threads.map(request, range(600)))
     assert len(outcomes) == 600
     assert outcomes.count("served") > 100
     assert set(outcomes) <= {"served", "overloaded", "client_gone"}

@@ -1,4 +1,4 @@
-"""The ledger as plain arithmetic, held by a state machine of drawn operations."""
+"""The ledger's invariants, by a state machine of random operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOTAL, PLACES = 24, 5
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Admit, shrink, release, cancel or expire in line, lose memory: in any order."""
+    """Join, shrink, release, leave the queue, lose memory: in any order."""
 
     reservations = Bundle("reservations")
 
@@ -37,7 +37,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(reservation=consumes(reservations))
     def release_or_cancel(self, reservation: Reservation) -> None:
         self.ledger.release(reservation)
-        assert self.ledger.release(reservation) == 0  # a second time gives nothing back
+        assert self.ledger.release(reservation) == 0  # a second release frees nothing
         self.ledger.grant()
 
     @rule()
@@ -46,20 +46,20 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.lose(1)
 
     @invariant()
-    def the_sum_is_what_is_held(self) -> None:
+    def sums_match_the_reservations(self) -> None:
         held = [reservation for reservation in self.all if reservation.state == "reserved"]
         assert self.ledger.reserved_blocks == sum(reservation.blocks for reservation in held)
         assert self.ledger.reserved_long_blocks == sum(item.blocks for item in held if item.is_long)
         assert self.ledger.holders == len(held)
 
     @invariant()
-    def the_sum_never_exceeds_the_plan(self) -> None:
+    def sums_never_exceed_the_plan(self) -> None:
         assert self.ledger.reserved_blocks <= TOTAL
         assert self.ledger.reserved_long_blocks <= 10
         assert self.ledger.holders <= PLACES
 
     @invariant()
-    def the_first_in_line_waits_only_for_memory_or_a_place(self) -> None:
+    def the_first_in_the_queue_waits_only_for_memory_or_a_place(self) -> None:
         self.ledger.grant()
         if self.ledger.waiting:
             first = self.ledger.waiting[0]
@@ -67,14 +67,14 @@ class LedgerMachine(RuleBasedStateMachine):
             assert first.blocks > self.ledger.free_blocks or short_of_share or self.ledger.free_places <= 0
 
     @invariant()
-    def nobody_is_passed_more_often_than_stated(self) -> None:
+    def no_reservation_is_overtaken_more_often_than_allowed(self) -> None:
         assert all(reservation.overtaken <= MOST_OVERTAKINGS for reservation in self.all)
 
 
 TestLedger = LedgerMachine.TestCase
 
 
-def test_a_small_request_passes_a_large_one_that_does_not_fit_yet() -> None:
+def test_a_small_request_overtakes_a_large_one_that_does_not_fit_yet() -> None:
     ledger = Ledger(10, most_holders=10)
     running, large, small = ledger.join(6), ledger.join(8), ledger.join(2)
     assert ledger.grant() == [running, small]
@@ -83,7 +83,7 @@ def test_a_small_request_passes_a_large_one_that_does_not_fit_yet() -> None:
     assert ledger.grant() == [large]
 
 
-def test_a_large_request_is_passed_a_stated_number_of_times_and_then_served_first() -> None:
+def test_a_large_request_is_overtaken_a_fixed_number_of_times_and_then_granted_first() -> None:
     ledger = Ledger(10, most_holders=10)
     running, large = ledger.join(6), ledger.join(8)
     ledger.grant()
@@ -101,13 +101,13 @@ def test_long_contexts_hold_no_more_than_their_share() -> None:
     ledger = Ledger(10, most_holders=10, long_blocks=4)
     first, second, short = ledger.join(4, is_long=True), ledger.join(4, is_long=True), ledger.join(4)
     assert ledger.grant() == [first, short]
-    ledger.shrink(first, 3)  # it was not so long after all, and leaves the share
+    ledger.shrink(first, 3)  # it turns out not to be long, and leaves the share
     assert ledger.reserved_long_blocks == 0
     ledger.release(short)
     assert ledger.grant() == [second]
 
 
-def test_no_more_hold_something_than_the_plan_runs_and_nobody_is_passed_for_want_of_a_place() -> None:
+def test_holders_never_exceed_the_plan_s_sequences_and_waiting_for_a_place_is_in_order() -> None:
     ledger = Ledger(10, most_holders=2)
     first, second, large, small = ledger.join(1), ledger.join(1), ledger.join(4), ledger.join(1)
     assert ledger.grant() == [first, second]
@@ -116,4 +116,4 @@ def test_no_more_hold_something_than_the_plan_runs_and_nobody_is_passed_for_want
     assert small.state == "waiting"
     ledger.lose(5)
     ledger.release(second)
-    assert ledger.grant() == []  # one place went with the memory
+    assert ledger.grant() == []  # a place was lost with the memory

@@ -14,7 +14,7 @@ from capacity import Engine as CapacityEngine
 from capacity import Request, Workload, check, load_model, this_machine
 from rag.backends.torch_t5 import TorchT5
 from rag.engine.engine import Engine
-from rag.engine.generator import load_generator
+from rag.engine.loading import EngineConfig, load_generator
 from rag.errors import ModelRefused
 from rag.interfaces import Message, Sampling
 from tests.shapes import generated_alone
@@ -75,9 +75,7 @@ def test_a_t5_directory_is_loaded_planned_for_and_asked_in_text(tmp_path: Path) 
     untyped(tokenizer_object=byte_tokenizer()).save_pretrained(tmp_path)
     engine = CapacityEngine(kv_slots=True, kv_dtype="fp32", max_batch_tokens=64)
     verdict = check(Request(load_model(str(tmp_path)), this_machine(), Workload(CONTEXT, 3, encoder_tokens=0), engine))
-    generator = load_generator(
-        str(tmp_path), dtype="float32", device="cpu", context_tokens=CONTEXT, num_blocks=3, max_waiting=2
-    )
+    generator = load_generator(EngineConfig(str(tmp_path), num_blocks=3, max_waiting=2, context_tokens=CONTEXT))
     try:
         assert generator.engine.kv_bytes == verdict.plan.kv_bytes
         assert verdict.plan.need_bytes["weights"] == generator.engine.backend.weights_bytes

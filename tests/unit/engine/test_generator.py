@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from rag.engine.generator import TextGenerator, load_generator
+from rag.engine.generator import TextGenerator
+from rag.engine.loading import EngineConfig, load_generator
 from rag.errors import ModelRefused
 from rag.interfaces import Message, Sampling
 from tests.shapes import random_model
@@ -31,15 +32,8 @@ def save_model(directory: Path, *, template: str | None = None) -> Path:
 
 
 def load(directory: Path, **settings: Any) -> TextGenerator:
-    chosen = {
-        "dtype": "float32",
-        "device": "cpu",
-        "context_tokens": 128,
-        "num_blocks": 2,
-        "max_waiting": 4,
-        **settings,
-    }
-    return load_generator(str(directory), **chosen)
+    chosen: dict[str, Any] = {"context_tokens": 128, "num_blocks": 2, "max_waiting": 4, **settings}
+    return load_generator(EngineConfig(str(directory), **chosen))
 
 
 @pytest.fixture(scope="module")

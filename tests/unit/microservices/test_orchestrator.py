@@ -1,12 +1,11 @@
-"""The orchestrator over two services of fakes: the monolith's answers, and what is left when a service is gone."""
+"""The orchestrator over two services of fakes: the monolith's answers, and what it answers when a service is down."""
 
 from __future__ import annotations
 
 import io
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,12 +20,13 @@ from rag.serving.telemetry import Telemetry
 from rag.settings import Settings
 from tests.fakes import FakeGenerator, fake_admission, fake_pipeline
 from tests.services import llm_app, ready, serving, vector_app
+from tests.waiting import until
 
 QUESTION = {"query": "Qual a capital do Brasil?"}
 
 
 class Services:
-    """A vector and an LLM service that can be taken away, and the orchestrator's client."""
+    """A vector and an LLM service that can be stopped, and the orchestrator's client."""
 
     def __init__(self, admission: Any = None) -> None:
         self.generator = FakeGenerator()
@@ -62,21 +62,14 @@ def services() -> Iterator[Services]:
     services.close()
 
 
-def until(condition: Callable[[], bool], limit_s: float = 10) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def ask(client: FlaskClient, **fields: Any) -> Any:
     return client.post("/invocations", json={**QUESTION, **fields})
 
 
 def without_times(text: str) -> list[Any]:
-    """Every JSON object of an answer or a stream, less what differs from request to request.
+    """Every JSON object of an answer or a stream, without what differs from request to request.
 
-    Of a refusal's figures that is the free memory: the monolith counts what the refused request itself had reserved.
+    In a refusal that is the free memory: the monolith counts what the refused request itself had reserved.
     """
     differing = ("id", "timings", "created", "have_bytes")
 
@@ -129,7 +122,7 @@ def test_a_full_ledger_is_refused_with_its_own_retry_after() -> None:
     services.close()
 
 
-def test_without_the_llm_service_passages_and_vectors_are_answered_and_the_rest_is_503(services: Services) -> None:
+def test_without_the_llm_service_passages_and_vectors_are_answered_and_the_rest_gets_503(services: Services) -> None:
     services.stop("llm")
     for mode in ("retrieve", "embed"):
         assert ask(services.client, mode=mode).status_code == 200
@@ -142,7 +135,7 @@ def test_without_the_llm_service_passages_and_vectors_are_answered_and_the_rest_
     assert services.client.get("/ping").status_code == 200
 
 
-def test_without_the_vector_service_the_model_alone_answers_and_the_rest_is_503(services: Services) -> None:
+def test_without_the_vector_service_the_generate_mode_is_answered_and_the_rest_gets_503(services: Services) -> None:
     services.stop("vector")
     assert ask(services.client, mode="generate").get_json()["text"] == "Brasília."
     for mode in ("answer", "retrieve", "embed"):
@@ -159,11 +152,11 @@ def test_without_both_ping_fails_and_names_both(services: Services) -> None:
     until(lambda: services.client.get("/ping").get_json()["error"]["value"].count("unreachable") == 2)
 
 
-def test_before_the_llm_service_is_there_passages_are_answered_and_ping_waits() -> None:
+def test_before_the_llm_service_is_ready_passages_are_answered_and_ping_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
-        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        unused_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     with serving(vector_app()) as vector:
-        settings = Settings(vector_url=vector, llm_url=nobody, metrics_emf_s=0)
+        settings = Settings(vector_url=vector, llm_url=unused_url, metrics_emf_s=0)
         boot = OrchestratorBoot(settings)
         client = orchestrator.create_app(settings, boot, quiet(boot)).test_client()
         boot.start()
@@ -174,11 +167,11 @@ def test_before_the_llm_service_is_there_passages_are_answered_and_ping_waits() 
         boot.close()
 
 
-def test_hops_are_counted_with_the_bytes_that_crossed_them(services: Services) -> None:
+def test_requests_to_the_services_are_counted_with_their_bytes(services: Services) -> None:
     before = services.client.get("/hops").get_json()
     assert ask(services.client).status_code == 200
     after = services.client.get("/hops").get_json()
-    for hop in ("vector/retrieve", "llm/generate"):
-        assert after[hop]["exchanges"] == before[hop]["exchanges"] + 1
-        assert after[hop]["received_bytes"] > before[hop]["received_bytes"]
-        assert after[hop]["total_s"] >= after[hop]["model_s"] > 0
+    for path in ("vector/retrieve", "llm/generate"):
+        assert after[path]["exchanges"] == before[path]["exchanges"] + 1
+        assert after[path]["received_bytes"] > before[path]["received_bytes"]
+        assert after[path]["total_s"] >= after[path]["model_s"] > 0

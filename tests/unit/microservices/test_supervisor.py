@@ -1,4 +1,4 @@
-"""The supervisor, over processes of a few lines that answer /health or die as they are told."""
+"""The supervisor, over small processes that answer /health or die as their arguments say."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def spec(trace: Path, *, status: int = 200, code: str = "", value: str = "") -> 
     return ServiceSpec("llm", command, os.environ, f"http://127.0.0.1:{port}")
 
 
-def turn_until(child: Child, condition: Callable[[], bool], limit_s: float = 10) -> None:
+def tick_until(child: Child, condition: Callable[[], bool], limit_s: float = 10) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, child.phase
-        child.turn(time.monotonic())
+        child.tick(time.monotonic())
         time.sleep(0.01)
 
 
-def test_a_service_that_is_killed_is_started_again_and_waited_for(tmp_path: Path) -> None:
+def test_a_service_that_is_killed_is_restarted_and_becomes_ready(tmp_path: Path) -> None:
     child = Child(spec(tmp_path / "trace"))
-    turn_until(child, lambda: child.phase == "ready")
+    tick_until(child, lambda: child.phase == "ready")
     first = child.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    turn_until(child, lambda: child.phase != "ready")
-    turn_until(child, lambda: child.phase == "ready")
+    tick_until(child, lambda: child.phase != "ready")
+    tick_until(child, lambda: child.phase == "ready")
     assert child.pid != first
     assert child.restarts == 1
     child.stop(5)
 
 
-def test_a_service_that_keeps_dying_is_started_less_and_less_often() -> None:
+def test_a_service_that_keeps_dying_is_restarted_with_a_growing_back_off() -> None:
     now_s = 0.0
     starts: list[float] = []
     child = Child(ServiceSpec("llm", [sys.executable, "-S", "-c", "pass"], os.environ, "http://127.0.0.1:9"))
     while len(starts) < 4:
         before = child.restarts
-        child.turn(now_s)
+        child.tick(now_s)
         if child.restarts > before:
             starts.append(now_s)
             process = child._process
@@ -77,23 +77,23 @@ def test_a_service_that_keeps_dying_is_started_less_and_less_often() -> None:
     child.stop(5)
 
 
-def test_a_service_whose_loading_failed_is_left_to_say_why(tmp_path: Path) -> None:
+def test_a_service_whose_loading_failed_is_not_restarted(tmp_path: Path) -> None:
     child = Child(spec(tmp_path / "trace", status=503, code="failed", value="failed"))
-    turn_until(child, lambda: child.phase.startswith("failed"))
+    tick_until(child, lambda: child.phase.startswith("failed"))
     pid = child.pid
     for _ in range(5):
-        child.turn(time.monotonic())
+        child.tick(time.monotonic())
     assert child.pid == pid
     child.stop(5)
 
 
-def test_a_service_whose_engine_has_died_for_good_is_started_again(tmp_path: Path) -> None:
+def test_a_service_whose_engine_has_died_for_good_is_restarted(tmp_path: Path) -> None:
     child = Child(spec(tmp_path / "trace", status=503, code="failed", value="dead"))
-    turn_until(child, lambda: child.restarts == 1)
+    tick_until(child, lambda: child.restarts == 1)
     child.stop(5)
 
 
-def test_on_the_end_the_one_that_asks_ends_before_those_that_are_asked(tmp_path: Path) -> None:
+def test_at_shutdown_the_orchestrator_ends_before_the_services(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     specs = [spec(trace) for _ in range(3)]
     supervisor = Supervisor(specs)
@@ -117,7 +117,7 @@ def test_on_the_end_the_one_that_asks_ends_before_those_that_are_asked(tmp_path:
     assert specs[0].url.endswith(ended[0])
 
 
-def test_only_what_no_url_places_elsewhere_runs_here() -> None:
+def test_only_services_without_a_url_are_started() -> None:
     at = partial(service_specs, port=8080, vector_port=5001, llm_port=5002)
     here = at({"DEVICE": "cuda"}, vector_url=None, llm_url=None)
     assert [one.name for one in here] == ["orchestrator", "vector", "llm"]

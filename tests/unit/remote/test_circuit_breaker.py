@@ -1,8 +1,8 @@
-"""The circuit breaker, by a clock of its own."""
+"""The circuit breaker, by a fake clock."""
 
 from __future__ import annotations
 
-from rag.remote.circuit_breaker import Circuit
+from rag.remote.circuit_breaker import CircuitBreaker
 
 
 class Clock:
@@ -13,8 +13,8 @@ class Clock:
         return self.now_s
 
 
-def opened(clock: Clock) -> Circuit:
-    circuit = Circuit(failures=3, cool_off_s=1.0, clock=clock)
+def opened(clock: Clock) -> CircuitBreaker:
+    circuit = CircuitBreaker(failures=3, cool_off_s=1.0, clock=clock)
     for _ in range(3):
         assert circuit.permits()
         circuit.failed()
@@ -22,7 +22,7 @@ def opened(clock: Clock) -> Circuit:
 
 
 def test_three_failures_in_a_row_open_it_and_two_do_not() -> None:
-    circuit = Circuit(failures=3)
+    circuit = CircuitBreaker(failures=3)
     for report in (circuit.failed, circuit.failed, circuit.succeeded, circuit.failed, circuit.failed):
         report()
     assert circuit.permits()
@@ -30,7 +30,7 @@ def test_three_failures_in_a_row_open_it_and_two_do_not() -> None:
     assert not circuit.permits()
 
 
-def test_while_open_it_says_how_long_to_wait() -> None:
+def test_while_open_it_gives_the_time_to_wait() -> None:
     clock = Clock()
     circuit = opened(clock)
     clock.now_s += 0.25
@@ -38,7 +38,7 @@ def test_while_open_it_says_how_long_to_wait() -> None:
     assert circuit.retry_after_s == 0.75
 
 
-def test_after_the_cool_off_exactly_one_request_tries() -> None:
+def test_after_the_cool_off_exactly_one_request_is_let_through() -> None:
     clock = Clock()
     circuit = opened(clock)
     clock.now_s += 1.0

@@ -1,4 +1,4 @@
-"""A client that hangs up is noticed while nothing is written to it."""
+"""A disconnected client is detected while nothing is written to it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import socket
 import threading
 
 from rag.cancellation import Call
-from rag.serving.disconnects import Hangups
+from rag.serving.disconnects import DisconnectWatcher
 
 
-def test_a_peer_that_closes_cancels_its_call_and_no_other() -> None:
-    hangups, gone, there = Hangups(), Call(), Call()
+def test_a_disconnect_cancels_its_call_and_no_other() -> None:
+    watcher, gone, connected = DisconnectWatcher(), Call(), Call()
     (server, client), (other_server, other_client) = socket.socketpair(), socket.socketpair()
     ended = threading.Event()
     gone.on_end(ended.set)
-    hangups.watch(server, gone)
-    hangups.watch(other_server, there)
+    watcher.watch(server, gone)
+    watcher.watch(other_server, connected)
     client.close()
     assert ended.wait(5)
     assert gone.cancelled
-    assert not there.cancelled
+    assert not connected.cancelled
     for end in (server, other_server, other_client):
         end.close()
 
 
-def test_a_request_that_is_over_is_not_cancelled_when_its_client_leaves() -> None:
-    hangups, over, next_one = Hangups(), Call(), Call()
+def test_a_request_that_has_ended_is_not_cancelled_when_its_client_disconnects() -> None:
+    watcher, over, next_one = DisconnectWatcher(), Call(), Call()
     server, client = socket.socketpair()
-    hangups.watch(server, over)
-    hangups.forget(server)
-    hangups.watch(server, next_one)  # the same connection, kept alive
+    watcher.watch(server, over)
+    watcher.unwatch(server)
+    watcher.watch(server, next_one)  # the same connection, kept alive
     ended = threading.Event()
     next_one.on_end(ended.set)
     client.close()
@@ -38,10 +38,10 @@ def test_a_request_that_is_over_is_not_cancelled_when_its_client_leaves() -> Non
     server.close()
 
 
-def test_data_that_arrives_is_no_hangup() -> None:
-    hangups, call = Hangups(), Call()
+def test_data_that_arrives_is_no_disconnect() -> None:
+    watcher, call = DisconnectWatcher(), Call()
     server, client = socket.socketpair()
-    hangups.watch(server, call)
+    watcher.watch(server, call)
     client.sendall(b"x")
     ended = threading.Event()
     call.on_end(ended.set)
@@ -50,11 +50,11 @@ def test_data_that_arrives_is_no_hangup() -> None:
     client.close()
 
 
-def test_a_call_that_has_ended_tells_late_comers_at_once() -> None:
-    call, told = Call(), []
+def test_a_callback_added_after_the_end_runs_at_once() -> None:
+    call, run = Call(), []
     call.expire()
     call.cancel()
-    call.on_end(lambda: told.append("now"))
-    assert told == ["now"]
+    call.on_end(lambda: run.append("now"))
+    assert run == ["now"]
     assert call.expired
     assert not call.cancelled

@@ -1,11 +1,10 @@
-"""The watch over a running container: a dead engine is started over once, draining is said on /ping."""
+"""The lifecycle once ready: a dead engine is restarted once, draining shows on /ping."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -14,13 +13,7 @@ from rag.answering.pipeline import Pipeline
 from rag.errors import Draining, Failed, NotReady
 from rag.serving.lifecycle import Boot
 from tests.fakes import FakeGenerator, fake_pipeline
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -41,7 +34,7 @@ def boot(pipeline: Pipeline) -> Boot[Pipeline]:
     return boot
 
 
-def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot[Pipeline], generator: FakeGenerator) -> None:
+def test_a_dead_engine_fails_ping_and_is_restarted_once(boot: Boot[Pipeline], generator: FakeGenerator) -> None:
     assert boot.unready() is None
     generator.alive = False
     assert isinstance(boot.unready(), NotReady)
@@ -53,7 +46,7 @@ def test_a_dead_engine_fails_ping_and_is_started_over_once(boot: Boot[Pipeline],
     assert generator.revivals == 1
 
 
-def test_sessions_are_lost_with_the_engine_and_their_memory_is_free(
+def test_sessions_are_lost_with_the_engine_and_their_memory_is_freed(
     boot: Boot[Pipeline], pipeline: Pipeline, generator: FakeGenerator
 ) -> None:
     pipeline.sessions.open()
@@ -62,7 +55,7 @@ def test_sessions_are_lost_with_the_engine_and_their_memory_is_free(
     assert pipeline.admission.usage().reserved_blocks == 0
 
 
-def test_ping_says_that_the_container_is_stopping(boot: Boot[Pipeline]) -> None:
+def test_ping_fails_while_the_container_shuts_down(boot: Boot[Pipeline]) -> None:
     boot.drain(0.01)
     assert isinstance(boot.unready(), Draining)
     with pytest.raises(Draining):
@@ -70,15 +63,15 @@ def test_ping_says_that_the_container_is_stopping(boot: Boot[Pipeline]) -> None:
     boot.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities are of whole processes")
-def test_threads_that_loading_starts_let_those_go_first_that_answer(pipeline: Pipeline) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
+def test_threads_that_loading_starts_have_a_lower_priority(pipeline: Pipeline) -> None:
     found: list[int] = []
 
-    def note() -> None:
+    def record() -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     def load(_on_phase: Callable[[str], None]) -> Pipeline:
-        computes = threading.Thread(target=note)
+        computes = threading.Thread(target=record)
         computes.start()
         computes.join()
         return pipeline
@@ -86,5 +79,5 @@ def test_threads_that_loading_starts_let_those_go_first_that_answer(pipeline: Pi
     boot = Boot(load)
     boot.start()
     boot.join()
-    note()
+    record()
     assert found[0] > found[1]

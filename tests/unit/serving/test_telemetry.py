@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.process import free_port
-from rag.admission.admission import Usage
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
-from rag.interfaces import KvUse, Sampling
+from rag.interfaces import KvUse, Sampling, Usage
 from rag.serving.telemetry import Telemetry
 from tests.fakes import fake_pipeline
 
