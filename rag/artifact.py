@@ -1,12 +1,12 @@
-"""An artifact: one directory with all that an endpoint needs, as it lies in S3 and below /opt/ml/model.
+"""An artifact: one directory with everything that an endpoint needs, as it is in S3 and in /opt/ml/model.
 
-    llm/NAME/  embedder/NAME/  reranker/NAME/   models, each under the name that answers and the index call it by
+    llm/NAME/  embedder/NAME/  reranker/NAME/   models, each under its name in answers and in the index
     index/                                      see rag/retrieval/index.py
     settings.json                               variable → value; paths are relative to the artifact
-    plan.json                                   the Plan that was made for it
+    plan.json                                   the Plan for it
     manifest.json                               size and SHA-256 of every file above
 
-The manifest is checked at boot, so a transfer that lost or changed something is told by the file's name.
+The manifest is checked at boot, which names the first file that was lost or changed in a transfer.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from rag.errors import ArtifactRefused
 FORMAT = "rag-artifact"
 FORMAT_VERSION = 1
 MANIFEST, SETTINGS, PLAN = "manifest.json", "settings.json", "plan.json"
-REBUILD = "make it again (make artifact) and upload all of it"
+REBUILD = "build it again (make artifact) and upload all of it"
 
 _BLOCK_BYTES = 4 << 20
 
-# The settings whose values are directories of the artifact, where they are there.
+# The settings whose values are directories in the artifact, if these exist.
 _PATH_SETTINGS = ("LLM", "EMBEDDING_MODEL", "RERANKER", "INDEX")
 
 OnBytes = Callable[[int], object]
-"""Called with the bytes that were read since the last call, from several threads."""
+"""Called with the number of bytes read since the last call, from several threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What the manifest says of a file."""
+    """A file's record in the manifest."""
 
     size_bytes: int
     sha256: str
 
 
 def write_manifest(directory: Path, on_bytes: OnBytes = lambda _: None) -> None:
-    """Write manifest.json over every other file in `directory`, the file names sorted."""
+    """Write manifest.json for every other file in `directory`, sorted by name."""
     paths = {path: (directory / path).stat().st_size for path in _files(directory)}
     files = {
         path: {"bytes": paths[path], "sha256": digest} for path, digest in _digests(directory, paths, on_bytes).items()
@@ -55,15 +55,15 @@ def write_manifest(directory: Path, on_bytes: OnBytes = lambda _: None) -> None:
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether `directory` has a manifest, which is what makes it an artifact."""
+    """Whether `directory` is an artifact: it has a manifest."""
     return (directory / MANIFEST).is_file()
 
 
 def verify(directory: Path, on_bytes: OnBytes = lambda _: None) -> int:
-    """Hold every file to the manifest; the bytes that were read. Files are read side by side, one a core.
+    """Check every file against the manifest, in parallel, one a core; returns the number of bytes read.
 
-    Raises ArtifactRefused naming the first file, in their order, that is missing, shorter, longer, or changed, or that
-    lies among the models and is vouched for by nobody.
+    Raises ArtifactRefused with the first file, by name, that is missing, of another size, or changed, or that is among
+    the models or the index without being in the manifest.
     """
     files = read_manifest(directory)
     found = set(_files(directory))
@@ -75,11 +75,11 @@ def verify(directory: Path, on_bytes: OnBytes = lambda _: None) -> int:
             raise _refused(
                 f"{path} is damaged: {size_bytes} bytes, and the manifest says {stated.size_bytes}", directory / path
             )
-    # What a previous upload left behind must not be loaded with the rest. Elsewhere, a file more does no harm.
-    rooms = {PurePosixPath(path).parts[0] for path in files if "/" in path}
-    strangers = sorted(path for path in found - files.keys() if PurePosixPath(path).parts[0] in rooms)
-    if strangers:
-        raise _refused(f"{strangers[0]} is not named by the artifact's manifest", directory / strangers[0])
+    # A file left by a previous upload must not be loaded with the rest. At the top level an extra file is harmless.
+    folders = {PurePosixPath(path).parts[0] for path in files if "/" in path}
+    unlisted = sorted(path for path in found - files.keys() if PurePosixPath(path).parts[0] in folders)
+    if unlisted:
+        raise _refused(f"{unlisted[0]} is not in the artifact's manifest", directory / unlisted[0])
     sizes = {path: stated.size_bytes for path, stated in files.items()}
     for path, digest in _digests(directory, sizes, on_bytes).items():
         if digest != files[path].sha256:
@@ -88,7 +88,7 @@ def verify(directory: Path, on_bytes: OnBytes = lambda _: None) -> int:
 
 
 def read_manifest(directory: Path) -> dict[str, FileRecord]:
-    """What the manifest says of each file, by its path. Raises ArtifactRefused when it can't be read."""
+    """The manifest's record of each file, by its path. Raises ArtifactRefused when it can't be read."""
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_bytes())
@@ -99,17 +99,17 @@ def read_manifest(directory: Path) -> dict[str, FileRecord]:
             for name, stated in content["files"].items()
         }
     except FileNotFoundError as error:
-        raise _refused(f"{directory} is no artifact: it has no {MANIFEST}", path) from error
+        raise _refused(f"{directory} is not an artifact: it has no {MANIFEST}", path) from error
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise _refused(f"{path} is damaged: {type(error).__name__}: {error}", path) from error
     return files
 
 
 def read_settings(directory: Path) -> dict[str, str]:
-    """The settings that the artifact brings, by the names of their variables, with paths made absolute.
+    """The artifact's settings by variable name, with absolute paths.
 
-    None from a settings.json that the manifest does not vouch for: the boot's check will name it. Raises
-    ArtifactRefused for one that is not an object of strings.
+    Empty where settings.json is not the file in the manifest: the check at boot reports that. Raises ArtifactRefused
+    for one that is not an object of strings.
     """
     path = directory / SETTINGS
     try:
@@ -132,13 +132,13 @@ def read_settings(directory: Path) -> dict[str, str]:
 
 
 def _files(directory: Path) -> list[str]:
-    """Every file below `directory` but the manifest, by its path, sorted."""
+    """The paths of all files in `directory` except the manifest, sorted."""
     paths = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != MANIFEST)
 
 
 def _digests(directory: Path, sizes: dict[str, int], on_bytes: OnBytes) -> dict[str, str]:
-    """SHA-256 of each file. hashlib lets go of the interpreter while it computes, so threads run side by side."""
+    """SHA-256 of each file. hashlib releases the GIL while it computes, so threads run in parallel."""
 
     def digest(path: str) -> str:
         sha256 = hashlib.sha256()
@@ -149,7 +149,7 @@ def _digests(directory: Path, sizes: dict[str, int], on_bytes: OnBytes) -> dict[
                 on_bytes(size)
         return sha256.hexdigest()
 
-    # The largest first, so that none is left alone at the end.
+    # The largest first, so that no thread is still busy with one when the others have finished.
     order = sorted(sizes, key=lambda path: sizes[path], reverse=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="sha256") as threads:
         found = dict(zip(order, threads.map(digest, order), strict=True))

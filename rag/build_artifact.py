@@ -1,12 +1,11 @@
 """The command that makes an artifact: `python -m rag.build_artifact --documents corpus --output build/artifact`.
 
-Documents and models become one directory that goes to S3 as it is (see rag/artifact.py). Which models, which context
-and so on are the settings of `serve`, from the environment; those that are set there are kept in the artifact. HARDWARE
-names the machine that the plan is made for.
+Documents and models become one directory to upload to S3 (see rag/artifact.py). Models, context and so on are the
+settings of `serve`, from the environment; those set there are written to the artifact. HARDWARE names the machine that
+the plan is made for.
 
-What was embedded before is kept in OUTPUT.embeddings, so only documents that are new or changed are embedded. Weights
-are hard-linked where the file system allows it, else copied. Exit code 2 for input that can't be used, 3 where the plan
-does not fit.
+Embeddings are kept in OUTPUT.embeddings, so only new or changed documents are embedded. Weights are hard-linked where
+the file system allows it, else copied. Exit code 2 for input that can't be used, 3 where the plan does not fit.
 """
 
 from __future__ import annotations
@@ -33,10 +32,12 @@ from rag.planning import make_plan
 from rag.retrieval.manifest import writing
 from rag.settings import Settings
 
-# Where the machine that serves differs from the one that builds, or where the artifact itself is the answer.
-_NOT_KEPT = {"artifact", "llm", "embedding_model", "reranker", "index", "hardware", "host", "port", "device", "threads"}
+# Not written to the artifact: settings of the building machine, and paths that the artifact sets.
+_NOT_COPIED = {
+    "artifact", "llm", "embedding_model", "reranker", "index", "hardware", "host", "port", "device", "threads",
+}  # fmt: skip
 
-# What other libraries read, beside weights that are there as safetensors.
+# Formats of other libraries, which models have in addition to safetensors.
 _NOT_LOADED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf", "*.tflite")
 _NOT_LOADED_FOLDERS = {"onnx", "openvino", "original", "coreml"}
 
@@ -44,17 +45,17 @@ _COPY_BYTES = 16 << 20
 
 
 def make_artifact(settings: Settings, documents: Path, output: Path, *, strict: bool = False) -> str:
-    """Write the artifact of `documents` and the models of `settings` to `output`, in one step; a line on the plan.
+    """Write the artifact of `documents` and of the models in `settings` to `output`, atomically; returns a summary.
 
-    Raises InvalidRequest where something else than an artifact is at `output`, DoesNotFit where the plan does not fit,
-    and the errors of reading, embedding and indexing.
+    Raises InvalidRequest where `output` exists and is not an artifact, DoesNotFit where the plan does not fit, and the
+    errors of reading, embedding and indexing.
     """
     if output.exists() and not artifact.is_artifact(output) and not (output.is_dir() and not any(output.iterdir())):
         raise InvalidRequest(
-            f"{output} is there already, and no artifact",
+            f"{output} exists and is not an artifact",
             field="output",
             value=str(output),
-            remedy="name another place",
+            remedy="choose another directory",
         )
     folder = read(documents, strict=strict)
     llm, embedding_model = resolve_model(settings.llm), embedder_directory(settings.embedding_model)
@@ -85,14 +86,14 @@ def make_artifact(settings: Settings, documents: Path, output: Path, *, strict: 
         places["INDEX"] = "index"
         plan = make_plan(settings.model_copy(update={name.lower(): str(draft / at) for name, at in places.items()}))
         _write_json(draft / artifact.PLAN, plan.to_json())
-        _write_json(draft / artifact.SETTINGS, {**kept_settings(settings), **places})
-        _vouch(draft)
+        _write_json(draft / artifact.SETTINGS, {**settings_to_write(settings), **places})
+        _write_manifest(draft)
     return f"planned for {plan.hardware}: {plan.concurrency} sessions of {plan.max_model_len} tokens"
 
 
-def kept_settings(settings: Settings) -> dict[str, str]:
-    """The variables that were set, but for those of the machine that builds, as the environment would say them."""
-    values = settings.model_dump(include=settings.model_fields_set - _NOT_KEPT)
+def settings_to_write(settings: Settings) -> dict[str, str]:
+    """The variables that were set, without those of the machine that builds, as the environment would have them."""
+    values = settings.model_dump(include=settings.model_fields_set - _NOT_COPIED)
     unset = {"context": "0", "concurrency": "auto"}
     kept = {}
     for name, value in values.items():
@@ -103,7 +104,7 @@ def kept_settings(settings: Settings) -> dict[str, str]:
 
 
 def place_model(source: Path, target: Path) -> None:
-    """Hard links, else copies, of the files in `source` that are loaded; links into a hub cache become files."""
+    """Hard-link or copy the files of `source` that are loaded; symbolic links into a hub cache become files."""
     paths = [path for path in sorted(source.rglob("*")) if path.is_file() and _loaded(path.relative_to(source))]
     total_bytes = sum(path.stat().st_size for path in paths)
     with tqdm(total=total_bytes, desc=target.name, unit="B", unit_scale=True, unit_divisor=1024) as bar:
@@ -114,12 +115,12 @@ def place_model(source: Path, target: Path) -> None:
 
 
 def write_archive(directory: Path, archive: Path) -> None:
-    """`directory` as one .tar.gz: no links in it, no owners, no times."""
+    """Write `directory` as a .tar.gz without links, owners and times."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     total_bytes = sum(path.stat().st_size for path in paths)
     draft = archive.with_name(f".{archive.name}.part")
     try:
-        # Weights hardly shrink: the quickest level.
+        # Weights hardly compress: the fastest level.
         with (
             tqdm(total=total_bytes, desc=archive.name, unit="B", unit_scale=True, unit_divisor=1024) as bar,
             tarfile.open(draft, "w:gz", compresslevel=1, dereference=True) as tar,
@@ -137,7 +138,7 @@ def write_archive(directory: Path, archive: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """Run the command; its exit code."""
+    """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     began = time.monotonic()
     try:
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     return 0
 
 
-def _vouch(directory: Path) -> None:
+def _write_manifest(directory: Path) -> None:
     began = time.monotonic()
     total_bytes = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     with tqdm(total=total_bytes, desc="SHA-256", unit="B", unit_scale=True, unit_divisor=1024) as bar:
@@ -173,7 +174,7 @@ def _vouch(directory: Path) -> None:
 def _link_or_copy(source: Path, target: Path, on_bytes: Callable[[float], object]) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # another file system, or one that does not support hard links
         with source.open("rb") as reading, target.open("wb") as copy:
             while block := reading.read(_COPY_BYTES):
                 copy.write(block)
@@ -205,7 +206,7 @@ def _size(directory: Path) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()  # make hands a ~ on as it is
+    return Path(text).expanduser()  # make passes a ~ on as it is
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -222,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         default="directory",
         help="tar.gz: also as one model.tar.gz beside --output (default: %(default)s)",
     )
-    parser.add_argument("--strict", action="store_true", help="fail when a document has to be left out")
+    parser.add_argument("--strict", action="store_true", help="fail when a document has to be skipped")
     return parser
 
 

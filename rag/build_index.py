@@ -1,6 +1,6 @@
 """The command that builds an index from a folder: `python -m rag.build_index --documents corpus --output build/index`.
 
-Progress and what was left out go to stderr, the summary to stdout. Exit code 2 for input that can't be indexed.
+Progress and skipped files go to stderr, the summary to stdout. Exit code 2 for input that can't be indexed.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from rag.retrieval.index import DEFAULT_FACTORY, build_index
 from rag.retrieval.passage_store import Chunk
 from rag.retrieval.vector_index import refuse_factory
 
-# Longer chunks blur what a vector says, and leave a prompt room for fewer of them; shorter ones lose what a question is
-# about. Of 128, 192, 224 and 256 tokens, 192 ranks best on FaQuAD (benchmarks/retrieval.py).
+# In longer chunks a vector mixes several topics, and fewer fit in a prompt; shorter ones lose the context of a fact.
+# Of 128, 192, 224 and 256 tokens, 192 ranks best on FaQuAD (benchmarks/retrieval.py).
 DEFAULT_CHUNK_TOKENS = 192
 DEFAULT_OVERLAP_TOKENS = 48
 
 
 def read(documents: Path, *, strict: bool = False) -> Folder:
-    """The documents, after a table on stderr of what was left out.
+    """The documents, after a table on stderr of the skipped files and parts.
 
-    Raises InvalidRequest when there are none, and where it is `strict`, when anything was left out.
+    Raises InvalidRequest when there are none or, with `strict`, when anything was skipped.
     """
     folder = read_folder(documents, lambda paths: tqdm(paths, desc="reading", unit="file"))
     if folder.notes:
         width = max(len(note.place) for note in folder.notes)
-        print(f"left out ({len(folder.notes)}):", file=sys.stderr)
+        print(f"skipped ({len(folder.notes)}):", file=sys.stderr)
         for note in folder.notes:
             print(f"  {note.place:<{width}}  {note.reason}", file=sys.stderr)
     if folder.notes and strict:
         raise InvalidRequest(
-            f"{len(folder.notes)} things in {documents} can't be read",
+            f"{len(folder.notes)} files or parts of files in {documents} can't be read",
             field="documents",
             value=str(documents),
-            remedy="mend or remove what is named above, or leave out --strict",
+            remedy="repair or remove those listed above, or run without --strict",
         )
     if not folder.documents:
         raise InvalidRequest(f"{documents} has no document to index", field="documents", value=str(documents))
@@ -66,10 +66,10 @@ def build(
     embeddings: Path | None = None,
     bulk: Callable[[Iterator[str], EmbeddingStore, Callable[[int], object]], Keys] | None = None,
 ) -> str:
-    """Cut, embed and write; the summary, one line. Raises IndexRefused for a factory that can't be built.
+    """Chunk, embed and write the index; returns a one-line summary. Raises IndexRefused for an invalid factory.
 
-    What has been embedded before, by a build that ended or by one that was killed, is taken from the store in
-    `embeddings`: beside `output` unless named. `bulk` embeds in place of `embedder` (see rag.documents.ray_embedding).
+    Vectors of earlier builds, finished or killed, are reused from the store in `embeddings` (default: beside
+    `output`). `bulk` embeds in place of `embedder` (see rag.documents.ray_embedding).
     """
     start_s = time.monotonic()
     if factory != DEFAULT_FACTORY:
@@ -99,13 +99,13 @@ def build(
     size_mib = sum(path.stat().st_size for path in output.rglob("*")) / 2**20
     return (
         f"{output}: {manifest.passages} passages of {manifest.documents} documents ({chunker.duplicates} repeated ones "
-        f"dropped{_left_out(folder)}), {manifest.factory} over {manifest.dimension} dimensions by {manifest.embedder}, "
+        f"dropped{_skipped(folder)}), {manifest.factory} over {manifest.dimension} dimensions by {manifest.embedder}, "
         f"{reused} vectors from before, {size_mib:.1f} MiB, {time.monotonic() - start_s:.1f} s"
     )
 
 
 def load_embedder(options: argparse.Namespace) -> LocalEmbedder:
-    """The embedder that the command's options describe. Raises ModelRefused."""
+    """The embedder of the command's options. Raises ModelRefused."""
     embedder = SentenceTransformerEmbedder.load(
         options.embedding_model,
         device=options.device,
@@ -128,12 +128,12 @@ def _on_ray(
 
 
 def default_store(output: Path) -> Path:
-    """Where a build into `output` keeps what it has embedded: beside it, since the index may be shipped as it is."""
+    """The embedding store of a build into `output`: beside it, so that the index can be shipped as it is."""
     return output.with_name(output.name + ".embeddings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     embedder: LocalEmbedder | None = None
     try:
@@ -165,24 +165,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _left_out(folder: Folder) -> str:
-    return f", {len(folder.notes)} things left out, named above" if folder.notes else ""
+def _skipped(folder: Folder) -> str:
+    return f", {len(folder.notes)} files or parts skipped, listed above" if folder.notes else ""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rag.build_index", description=__doc__.split("\n")[0])
     types = " ".join(READERS)
     parser.add_argument("--documents", type=Path, required=True, help=f"folder of files: {types}")
-    parser.add_argument("--strict", action="store_true", help="fail when anything has to be left out")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the index; replaced if it exists")
+    parser.add_argument("--strict", action="store_true", help="fail when anything has to be skipped")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the index; an old one is replaced")
     parser.add_argument("--embeddings", type=Path, help="directory of vectors to reuse (default: OUTPUT.embeddings)")
     parser.add_argument("--factory", default=DEFAULT_FACTORY, help="FAISS factory string, or auto: by size (default)")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL, help="directory or hub id (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where the embedding model runs (default: %(default)s)")
-    parser.add_argument("--query-prefix", help="instead of the embedding model's own")
-    parser.add_argument("--passage-prefix", help="instead of the embedding model's own")
-    parser.add_argument("--adapter", type=Path, help="directory that training.train_adapter wrote")
-    parser.add_argument("--ray-workers", type=_natural, default=0, help="embed by so many processes on a Ray cluster")
+    parser.add_argument("--query-prefix", help="overrides the embedding model's own")
+    parser.add_argument("--passage-prefix", help="overrides the embedding model's own")
+    parser.add_argument("--adapter", type=Path, help="directory written by training.train_adapter")
+    parser.add_argument("--ray-workers", type=_natural, default=0, help="embed by this many processes on a Ray cluster")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's directory")
     parser.add_argument("--chunk-tokens", type=_positive, default=DEFAULT_CHUNK_TOKENS, help="default: %(default)s")
     parser.add_argument("--overlap-tokens", type=_natural, default=DEFAULT_OVERLAP_TOKENS, help="default: %(default)s")

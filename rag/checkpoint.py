@@ -1,7 +1,7 @@
 """Where a model's files are on this machine, and whether they may be loaded: safetensors yes, pickle no.
 
-Nothing is ever downloaded from here: a hub id is looked up in the local hub cache and nowhere else. The rules hold for
-embedders and rerankers alike; loading itself is the business of the module that knows the model's class.
+Nothing is downloaded: a hub id is looked up in the local hub cache only. The rules are the same for LLMs, embedders and
+rerankers; the model is loaded by the module that knows its class.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rag.errors import ModelRefused
 
-# Formats that run code, or may, when they are read. Only weights count: a trainer's training_args.bin is never opened.
+# Formats that can run code when they are read. Weights only: a trainer's training_args.bin is never opened.
 _PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 
 def resolve_model(model: str) -> Path:
-    """The directory of `model`: a directory as it is, a hub id by the local hub cache's newest snapshot.
+    """The directory of `model`: the directory itself, or the newest snapshot of a hub id in the local cache.
 
     Raises ModelRefused for an id that is not in the cache, or a path without a config.
     """
@@ -27,7 +27,7 @@ def resolve_model(model: str) -> Path:
         directory = _cached_snapshot(model)
     if not (directory / "config.json").is_file() and not (directory / "modules.json").is_file():
         raise ModelRefused(
-            f"{directory} holds no model: neither config.json nor modules.json is there",
+            f"{directory} holds no model: it has neither config.json nor modules.json",
             value=model,
             remedy="point to a directory that save_pretrained() wrote",
         )
@@ -35,29 +35,29 @@ def resolve_model(model: str) -> Path:
 
 
 def public_name(model: str) -> str:
-    """What manifests and answers call the model: the last part of a directory's path, a hub id as it is."""
+    """The model's name in manifests and answers: the last part of a directory's path, or the hub id."""
     directory = Path(model).expanduser()
     return directory.resolve().name if directory.is_dir() else model
 
 
 def refuse_pickle(directory: Path) -> None:
-    """Raise ModelRefused when `directory`, or a module's folder in it, has weights in pickle files only."""
+    """Raise ModelRefused when `directory`, or a module's folder in it, has weights only in pickle files."""
     for folder in _module_folders(directory):
         if any(folder.glob("*.safetensors")):
             continue
         pickles = sorted(path for pattern in _PICKLE_PATTERNS for path in folder.glob(pattern))
         if pickles:
             raise ModelRefused(
-                f"{pickles[0]} is a pickle, which can run code when it is read, and there are no safetensors beside it",
+                f"{pickles[0]} is a pickle, which can run code when it is read, and the folder has no safetensors",
                 value=str(pickles[0]),
                 remedy="convert the model with save_pretrained(safe_serialization=True)",
             )
 
 
 def refuse_quantised(directory: Path, device: str) -> None:
-    """Raise ModelRefused on a CPU for weights published in a quantised format: the libraries that read them need a GPU.
+    """Raise ModelRefused on a CPU for weights published in a quantised format: the libraries that load them need a GPU.
 
-    MXFP4 would load, but unpacked: nearly four times the bytes that the plan counts.
+    MXFP4 would load, but unpacked, in nearly four times the bytes that the plan counts.
     """
     config = _read_json(directory / "config.json")
     quantised = config.get("quantization_config") if isinstance(config, dict) else None
@@ -74,9 +74,9 @@ def refuse_quantised(directory: Path, device: str) -> None:
 
 
 def refuse_remote_code(directory: Path) -> None:
-    """Raise ModelRefused when the model can only be built by Python code that lies beside its weights.
+    """Raise ModelRefused when the model needs Python code from its own repository.
 
-    transformers says so by `auto_map`; sentence-transformers by a module type from outside its own package.
+    transformers marks this by `auto_map`, sentence-transformers by a module type from outside its package.
     """
     config = _read_json(directory / "config.json")
     if isinstance(config, dict) and "auto_map" in config and not _is_native(str(config.get("model_type", ""))):
@@ -116,7 +116,7 @@ def _cached_snapshot(model: str) -> Path:
 
 
 def _module_folders(directory: Path) -> list[Path]:
-    """The model's own folder and those of its sentence-transformers modules (pooling, dense layers)."""
+    """The model's folder and those of its sentence-transformers modules (pooling, dense layers)."""
     folders = {directory}
     for module in _modules(directory):
         folder = (directory / str(module.get("path", ""))).resolve()

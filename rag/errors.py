@@ -1,29 +1,29 @@
-"""What can go wrong, as one tree, and the one table that gives each error its HTTP status.
+"""The exception hierarchy, and the table of its HTTP statuses.
 
     RagError
-    ├── InvalidRequest          the body can't be read, or a field of it is wrong
-    │   ├── PayloadTooLarge     more bytes than the cap
-    │   ├── UnsupportedMedia    a Content-Type that is not spoken here
-    │   ├── NotAcceptable       an Accept that is not spoken here
-    │   ├── PromptTooLong       the question (or the output asked for) can't fit this deployment's context
+    ├── InvalidRequest          the body can't be parsed, or a field of it is wrong
+    │   ├── PayloadTooLarge     a body above the size limit
+    │   ├── UnsupportedMedia    a Content-Type that is not supported
+    │   ├── NotAcceptable       an Accept without a supported type
+    │   ├── PromptTooLong       the question (or the requested output) can't fit this deployment's context
     │   └── SessionClosed       a session that is not open, or no longer
-    ├── Overloaded              every place is taken: come back later
-    ├── ClientGone              nobody waits for the answer any more
+    ├── Overloaded              every place is taken: retry later
+    ├── ClientGone              the client has disconnected
     ├── NotReady                models are still loading
-    │   ├── Draining            the container stops: another one answers
+    │   ├── Draining            the container is shutting down
     │   ├── Unreachable         a service behind this one does not answer
     │   └── Failed              loading failed or the engine died: only a restart helps
     │       └── DoesNotFit      the plan needs more memory than there is
-    ├── GenerationFailed        the engine broke on this request
-    │   └── OutOfMemory         the accelerator's memory ran out on it
+    ├── GenerationFailed        the engine failed on this request
+    │   └── OutOfMemory         the accelerator ran out of memory on it
     ├── ModelRefused            a model that can't run here, refused by name at load
     │   └── BackendRefused      one that this backend can't run; another may
-    ├── IndexRefused            an index that is corrupt, foreign or made by another embedder
-    └── ArtifactRefused         an artifact with a file that is missing or not as it was made
+    ├── IndexRefused            an index that is corrupt, of another format, or made by another embedder
+    └── ArtifactRefused         an artifact with a file that is missing or damaged
 
-Every error names the field, the value, the limit and the remedy where it has them; a refusal by the plan also carries
-`figures`: what was asked for, needed and free, in tokens and bytes, and fixes that make the same check pass. `body()`
-is what a client gets; it stays below 2,048 characters because SageMaker cuts a failed container's answer there.
+An error names the field, the value, the limit and the remedy where it has them; a refusal by the plan also has
+`figures`: requested, needed and free memory, in tokens and bytes, and fixes that pass the same check. Clients get
+`body()`, which stays below 2,048 characters because SageMaker truncates a failed container's answer there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LARGEST_BODY_BYTES = 1900
 
 
 class RagError(Exception):
-    """The root. `retryable` says whether the very same request may succeed later."""
+    """The base class. `retryable`: the same request may succeed later."""
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class RagError(Exception):
         self.figures = figures
 
     def body(self) -> dict[str, object]:
-        """The JSON object that a client reads: only the members that say something."""
+        """The JSON object for the client, without unset members."""
         parts: dict[str, object] = {"code": self.code, "message": self.message[:800], "retryable": self.retryable}
         if self.field is not None:
             parts["field"] = self.field[:_LONGEST_VALUE]
@@ -80,31 +80,31 @@ class RagError(Exception):
 
 
 class InvalidRequest(RagError):  # noqa: N818 - named for what happened, like the rest of the tree
-    """The request itself is wrong; sending it again unchanged can't help."""
+    """The request is wrong; sending it again unchanged can't help."""
 
     code = "invalid_request"
 
 
 class PayloadTooLarge(InvalidRequest):
-    """The body has more bytes than the cap."""
+    """The body is above the size limit."""
 
     code = "payload_too_large"
 
 
 class UnsupportedMedia(InvalidRequest):
-    """A Content-Type that this server does not speak."""
+    """A Content-Type that is not supported."""
 
     code = "unsupported_media"
 
 
 class NotAcceptable(InvalidRequest):
-    """An Accept that names nothing this server can send."""
+    """An Accept without a supported type."""
 
     code = "not_acceptable"
 
 
 class PromptTooLong(InvalidRequest):
-    """The prompt or the output asked for can't fit the context of this deployment."""
+    """The prompt or the requested output can't fit the context of this deployment."""
 
     code = "prompt_too_long"
 
@@ -116,13 +116,13 @@ class SessionClosed(InvalidRequest):
 
 
 class ClientGone(RagError):  # noqa: N818
-    """The client hung up while its request waited. Nobody reads this."""
+    """The client disconnected while its request waited: for the log only."""
 
     code = "client_gone"
 
 
 class Overloaded(RagError):  # noqa: N818
-    """Every place in the queue is taken."""
+    """Memory, places and queue are taken."""
 
     code = "overloaded"
     retryable = True
@@ -136,13 +136,13 @@ class NotReady(RagError):  # noqa: N818
 
 
 class Draining(NotReady):
-    """The container has been told to stop. Another one, or this one's successor, will answer."""
+    """The container is shutting down. Another one will answer."""
 
     code = "draining"
 
 
 class Unreachable(NotReady):
-    """A service behind this one does not answer. `sent` says whether it may have read the request all the same."""
+    """A service behind this one does not answer. `sent`: it may have received the request."""
 
     code = "unreachable"
 
@@ -151,7 +151,7 @@ class Unreachable(NotReady):
             message,
             field="phase",
             value=f"{service}: unreachable",
-            remedy=f"ask again: the {service} service is being restarted, or see its log",
+            remedy=f"retry: the {service} service is being restarted, or see its log",
             retry_after_s=retry_after_s,
         )
         self.sent = sent
@@ -165,7 +165,7 @@ class Failed(NotReady):
 
 
 class DoesNotFit(Failed):
-    """The plan needs more memory than there is. `refusal` is the capacity model's: need, have, and fixes that work."""
+    """The plan needs more memory than there is. `refusal` is the capacity model's, with fixes that fit."""
 
     code = "does_not_fit"
 
@@ -174,7 +174,7 @@ class DoesNotFit(Failed):
         self.refusal = refusal
 
     def body(self) -> dict[str, object]:
-        """The refusal, with as many of its fixes, best first, as a client can be shown."""
+        """The refusal, with as many of its fixes, best first, as the size limit allows."""
         figures = ("requested", "need_bytes", "have_bytes", "short_by_bytes", "largest_that_fits")
         parts: dict[str, Any] = {
             "code": self.code,
@@ -192,20 +192,20 @@ class DoesNotFit(Failed):
 
 
 class GenerationFailed(RagError):  # noqa: N818
-    """The engine broke on this request, and only on this one."""
+    """The engine failed on this request only."""
 
     code = "generation_failed"
 
 
 class OutOfMemory(GenerationFailed):
-    """The accelerator's memory ran out on this request; the container takes on less from now on."""
+    """The accelerator ran out of memory on this request; the container admits less from now on."""
 
     code = "out_of_memory"
     retryable = True
 
 
 class ModelRefused(RagError):  # noqa: N818
-    """A model that can't run here, by name and with the reason."""
+    """A model that can't run here, with its name and the reason."""
 
     code = "model_refused"
 
@@ -215,7 +215,7 @@ class BackendRefused(ModelRefused):
 
 
 class IndexRefused(RagError):  # noqa: N818
-    """An index that is corrupt, foreign, or made by another embedder."""
+    """An index that is corrupt, of another format, or made by another embedder."""
 
     code = "index_refused"
 
@@ -246,14 +246,14 @@ _STATUS: dict[type[RagError], int] = {
 
 
 def status_of(error: RagError) -> int:
-    """The HTTP status of `error`: its own class's, else its nearest ancestor's."""
+    """The HTTP status of `error`: of its class, else of the nearest base class."""
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
 
 
 def rebuilt(document: Mapping[str, Any]) -> RagError:
-    """The error whose `body()` another process sent as `document`, so that it can be raised again unchanged.
+    """The error whose `body()` another process sent as `document`, to be raised again unchanged.
 
-    Raises ValueError where `document` is no such body.
+    Raises ValueError where `document` is not the body of an error.
     """
     parts = document.get("error")
     if not isinstance(parts, dict) or not isinstance(parts.get("message"), str):
@@ -262,7 +262,7 @@ def rebuilt(document: Mapping[str, Any]) -> RagError:
     if issubclass(kind, DoesNotFit):
         return DoesNotFit(parts)
     if issubclass(kind, Unreachable):
-        kind = NotReady  # whether it was sent is known to that process only
+        kind = NotReady  # only the other process knows whether it was sent
     named = {name: parts.get(name) for name in ("field", "value", "limit", "remedy", "retry_after_s")}
     figures = {name: part for name, part in parts.items() if name not in (*named, "code", "message", "retryable")}
     return kind(parts["message"], **named, figures=figures)
@@ -270,8 +270,8 @@ def rebuilt(document: Mapping[str, Any]) -> RagError:
 
 def _tree(kind: type[RagError]) -> Iterator[type[RagError]]:
     yield kind
-    for below in kind.__subclasses__():
-        yield from _tree(below)
+    for subclass in kind.__subclasses__():
+        yield from _tree(subclass)
 
 
 _BY_CODE = {kind.code: kind for kind in _tree(RagError)}

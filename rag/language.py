@@ -1,4 +1,4 @@
-"""Portuguese or English: the two languages that questions come in and that reports are written in.
+"""Language detection: Portuguese or English, the two languages of questions and answers.
 
 py3langid restricted to the two is right on all 837 questions of FaQuAD's training part and takes 30 µs a question.
 """
@@ -12,12 +12,12 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from rag.interfaces import Language
 
-# A question's beginning tells; the time taken grows with the text.
+# The start of a question is enough, and the time grows with the text.
 _READ_CHARACTERS = 120
 
 
 def detect_language(text: str) -> Language:
-    """The likelier of the two languages. Text without a letter is taken for Portuguese, most users' language."""
+    """The more likely of the two languages. Text without a letter counts as Portuguese, most users' language."""
     if not any(character.isalpha() for character in text):
         return "pt"
     beginning = text.lstrip()[:_READ_CHARACTERS]
@@ -26,9 +26,9 @@ def detect_language(text: str) -> Language:
 
 @cache
 def _identifier() -> Any:
-    every = LanguageIdentifier.from_model_file(MODEL_FILE)
-    every.set_languages(["pt", "en"])
-    # One of its own for the two: the first would keep 28 MB of the other languages.
+    full = LanguageIdentifier.from_model_file(MODEL_FILE)
+    full.set_languages(["pt", "en"])
+    # A second identifier with these two only: the first would keep 28 MB of the other languages.
     return LanguageIdentifier(
-        every.nb_ptc, every.nb_pc, every.nb_classes, every.tk_nextmove, every.tk_output, tk_row=every.tk_row
+        full.nb_ptc, full.nb_pc, full.nb_classes, full.tk_nextmove, full.tk_output, tk_row=full.tk_row
     )

@@ -1,8 +1,8 @@
-"""Where the contract is tested, by the same tests: over HTTP, and as a SageMaker client sees it.
+"""The servers for the contract tests, which run over HTTP and through a SageMaker client.
 
-nothing set        a `serve` process with the default models, directly and through the runtime's stand-in
-ENDPOINT_URL       the server there (a process, an image), directly and through the stand-in
-ENDPOINT_NAME      the live endpoint of that name, by boto3; RUNTIME_URL names another runtime than Amazon's
+no variable        a `serve` process with the default models, directly and through the local runtime
+ENDPOINT_URL       the server there (a process, an image), directly and through the local runtime
+ENDPOINT_NAME      the live endpoint of that name, by boto3; RUNTIME_URL selects another runtime than Amazon's
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An httpx transport that goes through a real boto3 SageMaker Runtime client, so that the contract tests need not know.
+"""An httpx transport over a boto3 SageMaker Runtime client, so that the contract tests are the same for both.
 
-Invocations become InvokeEndpoint, or InvokeEndpointWithResponseStream where a stream is asked for; a ModelError becomes
-the container's own status and text again. What an endpoint does not expose is skipped, with that reason.
+Invocations become InvokeEndpoint, or InvokeEndpointWithResponseStream for streams; a ModelError becomes the container's
+status and text again. Tests of paths that an endpoint does not expose are skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARAMETERS = {
     f"{_PREFIX}Inference-Id": "InferenceId",
     f"{_PREFIX}Session-Id": "SessionId",
 }
-_TOLD = {
+_RESPONSE_HEADERS = {
     "ContentType": "Content-Type",
     "CustomAttributes": f"{_PREFIX}Custom-Attributes",
     "NewSessionId": f"{_PREFIX}New-Session-Id",
@@ -33,7 +33,7 @@ _TOLD = {
 
 
 class RuntimeTransport(httpx.BaseTransport):
-    """Requests to /invocations go to `endpoint` by `runtime`, a boto3 client."""
+    """Sends requests to /invocations to `endpoint` by `runtime`, a boto3 client."""
 
     def __init__(self, runtime: Any, endpoint: str) -> None:
         self._runtime = runtime
@@ -54,7 +54,7 @@ class RuntimeTransport(httpx.BaseTransport):
             response = call(EndpointName=self._endpoint, Body=body, **parameters)
         except ClientError as error:
             return _refusal(error)
-        headers = {header: response[name] for name, header in _TOLD.items() if name in response}
+        headers = {header: response[name] for name, header in _RESPONSE_HEADERS.items() if name in response}
         return httpx.Response(200, headers=headers, stream=_Body(response["Body"]))
 
 
@@ -85,8 +85,8 @@ def _streamed(request: httpx.Request, body: bytes) -> bool:
 
 
 def _refusal(error: ClientError) -> httpx.Response:
-    told: dict[str, Any] = dict(error.response)
-    if told["Error"]["Code"] != "ModelError":
-        return httpx.Response(told["ResponseMetadata"]["HTTPStatusCode"], json=told["Error"])
+    response: dict[str, Any] = dict(error.response)
+    if response["Error"]["Code"] != "ModelError":
+        return httpx.Response(response["ResponseMetadata"]["HTTPStatusCode"], json=response["Error"])
     headers = {"Content-Type": "application/json"}
-    return httpx.Response(told["OriginalStatusCode"], headers=headers, content=told["OriginalMessage"].encode())
+    return httpx.Response(response["OriginalStatusCode"], headers=headers, content=response["OriginalMessage"].encode())

@@ -1,6 +1,6 @@
 """SageMaker's contract and the README's examples, over HTTP: the same tests for a process, an image or an endpoint.
 
-ENDPOINT_URL=http://host:port points them at a server that runs already.
+ENDPOINT_URL=http://host:port selects a running server.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def test_a_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
     assert ask(client, body)["text"] == ask(client, body)["text"]
 
 
-def test_max_new_tokens_is_kept(client: httpx.Client) -> None:
+def test_max_new_tokens_is_respected(client: httpx.Client) -> None:
     document = ask(client, {"query": PORTUGUESE, "max_new_tokens": 1})
     assert document["usage"]["completion_tokens"] == 1
     assert document["finish_reason"] == "length"
 
 
-def test_passages_come_without_an_answer_and_filters_hold(client: httpx.Client) -> None:
+def test_the_retrieve_mode_gives_filtered_passages_without_an_answer(client: httpx.Client) -> None:
     document = ask(client, {"query": PORTUGUESE, "mode": "retrieve", "top_k": 5, "filters": {"language": "en"}})
     assert len(document["sources"]) == 5
     assert {source["metadata"]["language"] for source in document["sources"]} == {"en"}
@@ -153,11 +153,11 @@ def test_random_bytes_never_cause_a_5xx(client: httpx.Client) -> None:
         assert response.status_code < 500, (bytes(body), response.text)
 
 
-def test_a_crowd_gets_the_answers_that_each_gets_alone(client: httpx.Client) -> None:
+def test_concurrent_requests_get_the_same_answers_as_single_ones(client: httpx.Client) -> None:
     questions = [PORTUGUESE, ENGLISH, "Quem escreveu Dom Casmurro?", "What does /ping return?"]
     alone = {question: ask(client, {"query": question})["text"] for question in questions}
 
-    def one(place: int) -> tuple[str, str]:
+    def answer(place: int) -> tuple[str, str]:
         question = questions[place % len(questions)]
         if place % 3:
             return question, ask(client, {"query": question})["text"]
@@ -165,11 +165,11 @@ def test_a_crowd_gets_the_answers_that_each_gets_alone(client: httpx.Client) -> 
         return question, last["text"]
 
     with ThreadPoolExecutor(16) as threads:
-        for question, text in threads.map(one, range(48)):
+        for question, text in threads.map(answer, range(48)):
             assert text == alone[question]
 
 
-def test_a_client_that_leaves_in_mid_stream_leaves_the_server_well(client: httpx.Client) -> None:
+def test_the_server_answers_after_clients_disconnected_in_mid_stream(client: httpx.Client) -> None:
     for _ in range(8):
         with client.stream("POST", "/invocations", json={"query": PORTUGUESE, "stream": True}) as response:
             next(response.iter_bytes())

@@ -1,4 +1,4 @@
-"""The container as a process, with the models that ship: it starts, refuses, drains and works without a network."""
+"""The container as a process, with the shipped models: start, refusals, drain, and no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.harness.process import ROOT, ServedProcess, free_port, served
 INDEX = ROOT / "build" / "index"
 
 
-def test_a_wrong_setting_ends_serve_at_once_with_status_2() -> None:
+def test_serve_exits_with_status_2_for_a_wrong_setting() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "serve")],
         env={**os.environ, "CONCURRENCY": "many"},
@@ -76,12 +76,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_client_that_leaves_frees_its_memory_and_sigterm_in_mid_stream_lets_the_answer_end(tmp_path: Path) -> None:
+def test_a_disconnect_frees_memory_and_sigterm_in_mid_stream_lets_the_answer_end(tmp_path: Path) -> None:
     metrics_port = free_port()
     server = ServedProcess({"CONCURRENCY": "2", "METRICS_PORT": str(metrics_port)}, log=tmp_path / "log")
     server.wait_until_ready()
 
-    # A plain answer is written at its end, so only the closed connection can tell that nobody waits for it.
+    # A plain answer is written at its end, so only the closed connection shows that the client has disconnected.
     asked = json.dumps({"query": "muito " * 100, "mode": "generate", "max_new_tokens": 600, "min_new_tokens": 600})
     head = (
         "POST /invocations HTTP/1.1\r\nHost: x\r\n"
@@ -124,11 +124,11 @@ def test_everything_works_without_a_network() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout  # in both languages, over HTTP and through the stand-in
+    assert "4 passed" in done.stdout  # in both languages, over HTTP and through the local runtime
 
 
 def test_the_shipped_models_answer_the_shipped_questions() -> None:
-    """A floor under the default models, well below what the model card reports: a broken prompt falls through it."""
+    """A lower bound, well below the figures of the model card: a broken prompt fails it."""
     lines = (ROOT / "benchmarks" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [question for question in map(json.loads, lines) if question["answers"]]
     with served() as server, httpx.Client(base_url=server.url, timeout=60) as client:

@@ -1,4 +1,4 @@
-"""What is left out of a start is still there for whoever needs it."""
+"""A library that is not imported at start is imported when it is used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import sys
 from rag.process.imports import import_libraries
 import_libraries()
 assert {"torch", "sentence_transformers", "faiss", "bm25s"} <= sys.modules.keys()
-assert not any(name.partition(".")[0] == "sklearn" for name in sys.modules), "scikit-learn was imported all the same"
+assert not any(name.partition(".")[0] == "sklearn" for name in sys.modules), "scikit-learn was imported"
 import torch
 from sentence_transformers.util import similarity
 print(similarity.pairwise_distances([[0.0, 0.0]], [[3.0, 4.0]]).item(), "sklearn.metrics" in sys.modules)
 """
 
 
-def test_a_start_leaves_scikit_learn_out_until_somebody_calls_it() -> None:
+def test_scikit_learn_is_not_imported_until_it_is_used() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::ImportWarning", "-c", _SCRIPT],
         cwd=ROOT,

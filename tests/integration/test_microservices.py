@@ -1,6 +1,6 @@
-"""Both variants as processes, with the models that ship: equal answers, the same contract, killed services.
+"""Both variants as processes, with the shipped models: equal answers, the same contract, killed services.
 
-The two start together and once for all tests here.
+Both are started together, once for all tests here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Variants:
         raise AssertionError(f"{service} does not run")
 
     def health(self, service: str) -> int:
-        """The status of /health, 0 where nobody listens."""
+        """The status of /health, 0 where the connection is refused."""
         try:
             return httpx.get(f"http://127.0.0.1:{self._ports[service]}/health", timeout=2).status_code
         except httpx.TransportError:
@@ -88,7 +88,7 @@ def until(condition: Callable[[], bool], limit_s: float = 60) -> float:
 
 
 def without_times(response: httpx.Response) -> bytes:
-    """The answer's bytes, less the ids and times that differ from request to request."""
+    """The answer's bytes, without the ids and times that differ from request to request."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -127,7 +127,7 @@ def test_the_contract_holds(variants: Variants) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_client_that_leaves_frees_the_llm_service_at_once(variants: Variants) -> None:
+def test_a_disconnect_frees_the_llm_service_at_once(variants: Variants) -> None:
     body = {"query": "Conte tudo.", "mode": "generate", "max_new_tokens": 900, "min_new_tokens": 900, "stream": True}
     usage = f"http://127.0.0.1:{variants._ports['llm']}/usage"
     with variants.microservices.stream("POST", "/invocations", json=body) as response:
@@ -138,7 +138,9 @@ def test_a_client_that_leaves_frees_the_llm_service_at_once(variants: Variants) 
     assert until(lambda: httpx.get(usage).json()["requests"] == 0, 5) < 1
 
 
-def test_a_killed_llm_service_breaks_its_streams_leaves_retrieval_and_comes_back(variants: Variants) -> None:
+def test_a_killed_llm_service_ends_its_streams_with_an_error_and_comes_back_while_retrieval_goes_on(
+    variants: Variants,
+) -> None:
     body = {"query": "Conte.", "mode": "generate", "max_new_tokens": 900, "temperature": 1.0}
     with variants.microservices.stream(
         "POST", "/invocations", json=body, headers={"Accept": "application/jsonlines"}
@@ -158,7 +160,7 @@ def test_a_killed_llm_service_breaks_its_streams_leaves_retrieval_and_comes_back
     until(lambda: variants.microservices.post("/invocations", json={"query": PORTUGUESE}).status_code == 200)
 
 
-def test_a_killed_vector_service_leaves_the_model_and_comes_back(variants: Variants) -> None:
+def test_a_killed_vector_service_comes_back_while_the_generate_mode_goes_on(variants: Variants) -> None:
     killed = variants.pid("vector")
     os.kill(int(_status(killed)["PPid"]), signal.SIGKILL)  # the whole service, so that the supervisor has to start it
     generated = variants.microservices.post("/invocations", json={"query": "Olá", "mode": "generate"})

@@ -1,4 +1,4 @@
-"""An artifact says itself whether it arrived whole."""
+"""An artifact is checked against its manifest."""
 
 from __future__ import annotations
 
@@ -86,27 +86,27 @@ def test_weights_that_an_earlier_upload_left_behind_are_named(directory: Path) -
         ('{"format": "rag-artifact", "version": 1, "files": {"x": 1}}', "is damaged: TypeError"),
     ],
 )
-def test_a_manifest_that_cannot_be_believed_is_refused(directory: Path, content: str, message: str) -> None:
+def test_an_invalid_manifest_is_refused(directory: Path, content: str, message: str) -> None:
     (directory / "manifest.json").write_text(content)
     with pytest.raises(ArtifactRefused, match=message):
         artifact.verify(directory)
 
 
-def test_a_directory_without_a_manifest_is_no_artifact(tmp_path: Path) -> None:
+def test_a_directory_without_a_manifest_is_not_an_artifact(tmp_path: Path) -> None:
     assert not artifact.is_artifact(tmp_path)
     with pytest.raises(ArtifactRefused, match=r"it has no manifest\.json"):
         artifact.verify(tmp_path)
 
 
-def test_the_environment_wins_over_the_artifact_and_the_artifact_over_the_defaults(directory: Path) -> None:
+def test_the_environment_overrides_the_artifact_and_the_artifact_the_defaults(directory: Path) -> None:
     settings = Settings.from_environment({"ARTIFACT": str(directory)})
     assert (settings.artifact, settings.context, settings.top_k) == (str(directory), 512, 3)
     assert settings.llm == str(directory / "llm" / "tiny")
-    assert settings.reranker == "hub/name", "what is no directory of the artifact stays as it is"
+    assert settings.reranker == "hub/name", "what is not a directory of the artifact is unchanged"
     assert Settings.from_environment({"ARTIFACT": str(directory), "CONTEXT": "256"}).context == 256
 
 
-def test_settings_that_the_manifest_does_not_vouch_for_are_left_for_the_boot_to_name(directory: Path) -> None:
+def test_settings_that_are_not_the_manifest_s_are_ignored_and_the_boot_names_them(directory: Path) -> None:
     (directory / "settings.json").write_text('{"CONTEXT": "no number"}')
     settings = Settings.from_environment({"ARTIFACT": str(directory)})
     assert settings.context == 1024
@@ -117,15 +117,13 @@ def test_settings_that_the_manifest_does_not_vouch_for_are_left_for_the_boot_to_
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ('{"NO_SUCH": "1"}', InvalidRequest, "NO_SUCH, which is no setting"),
+        ('{"NO_SUCH": "1"}', InvalidRequest, "NO_SUCH, which is not a setting"),
         ('{"CONTEXT": "many"}', InvalidRequest, "CONTEXT"),
         ('{"CONTEXT": 5}', ArtifactRefused, "not an object of strings"),
         ("{", ArtifactRefused, "is not JSON"),
     ],
 )
-def test_settings_that_were_made_wrong_are_refused(
-    directory: Path, content: str, error: type[Exception], message: str
-) -> None:
+def test_invalid_settings_are_refused(directory: Path, content: str, error: type[Exception], message: str) -> None:
     (directory / "settings.json").write_text(content)
     artifact.write_manifest(directory)
     with pytest.raises(error, match=message):

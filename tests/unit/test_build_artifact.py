@@ -1,4 +1,4 @@
-"""Documents and models in, a directory for S3 out."""
+"""The command build_artifact: documents and models to a directory for S3."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (documents / "b.xls").write_bytes(b"no document")
     model = tmp_path / "words"
     (model / "onnx").mkdir(parents=True)
-    (model / "onnx" / "model.onnx").write_bytes(b"left out")
-    (model / ".gitattributes").write_text("left out")
+    (model / "onnx" / "model.onnx").write_bytes(b"not copied")
+    (model / ".gitattributes").write_text("not copied")
     (model / "config.json").write_text("{}")
     (tmp_path / "blob").write_bytes(b"weights")
     (model / "model.safetensors").symlink_to(tmp_path / "blob")
@@ -44,7 +44,7 @@ def run(workplace: Path, *options: str, **environment: str) -> int:
     )
 
 
-def test_an_artifact_holds_models_index_settings_and_plan_and_vouches_for_each(
+def test_an_artifact_has_models_index_settings_and_plan_all_in_its_manifest(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(workplace, CONTEXT="256", CONCURRENCY="2", PORT="9999", QUEUE="") == 0
@@ -126,7 +126,7 @@ def test_what_does_not_fit_ends_in_3_with_the_refusal_and_leaves_nothing(
     [
         ((), {"LLM": "no/such"}, "error: the model 'no/such' is neither a directory nor"),
         ((), {"CONTEXT": "many"}, "error: CONTEXT"),
-        (("--strict",), {}, "error: 1 things in"),
+        (("--strict",), {}, "error: 1 files or parts of files in"),
         (("--output", "/proc/none/artifact"), {}, "error: /proc/none/artifact can't be written"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command: a folder in, an index out, one clear line when it can't be."""
+"""The command build_index: a folder to an index, or one clear error line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.words_embedder import WordsEmbedder
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small corpus; the model is a fake."""
+    """A small corpus; the embedder is a fake."""
     monkeypatch.setattr(SentenceTransformerEmbedder, "load", lambda *_, **__: WordsEmbedder())
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -36,8 +36,8 @@ def test_a_folder_becomes_an_index(folder: Path, capsys: pytest.CaptureFixture[s
     assert len(index) == 1 + 8, "five sentences of six words and a title fit 32 tokens"
     out, err = capsys.readouterr()
     assert "9 passages of 2 documents" in out
-    assert "1 things left out" in out
-    assert "left out (1):\n  c.doc  files of the type .doc aren't read (.txt, .md, .html, " in err
+    assert "1 files or parts skipped" in out
+    assert "skipped (1):\n  c.doc  files of the type .doc aren't read (.txt, .md, .html, " in err
 
 
 def test_chunks_never_exceed_what_the_embedder_reads(folder: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_bad_number_is_refused_by_its_option(
     assert options[0] in capsys.readouterr().err
 
 
-def test_strict_fails_when_anything_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_fails_when_anything_is_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(folder, "--strict") == 2
-    assert "error: 1 things in" in capsys.readouterr().err
+    assert "error: 1 files or parts of files in" in capsys.readouterr().err
     (folder / "c.doc").unlink()
     assert run(folder, "--strict") == 0

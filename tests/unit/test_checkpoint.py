@@ -1,4 +1,4 @@
-"""A model is found on this machine or refused, and pickles are never read."""
+"""A model is found on this machine or refused, and pickles are never loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DENSE = [
 ]
 
 
-def test_a_directory_is_itself(tmp_path: Path) -> None:
+def test_a_directory_is_used_as_it_is(tmp_path: Path) -> None:
     assert resolve_model(str(model(tmp_path))) == tmp_path
     assert public_name(str(tmp_path)) == tmp_path.name
 
@@ -37,7 +37,7 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no/such-model", "not a hub id", "../..x", "a/b/c"])
-def test_a_name_that_is_nowhere_is_refused_without_asking_the_network(
+def test_an_unknown_name_is_refused_without_network_access(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -80,7 +80,7 @@ def test_a_module_from_outside_of_sentence_transformers_is_remote_code(tmp_path:
         refuse_remote_code(model(tmp_path, modules=[{"path": "", "type": "custom.Pooling"}]))
 
 
-def test_a_config_that_is_no_json_is_refused_by_its_path(tmp_path: Path) -> None:
+def test_a_config_that_is_not_json_is_refused_by_its_path(tmp_path: Path) -> None:
     directory = model(tmp_path)
     (directory / "config.json").write_text("{")
     with pytest.raises(ModelRefused, match=r"config\.json can't be read as JSON"):

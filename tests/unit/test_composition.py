@@ -1,4 +1,4 @@
-"""What loading does when the planned backend turns out not to be able to run the model."""
+"""Loading falls back to torch when the planned backend can't run the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_model_that_fails_its_self_test_gets_torch_and_a_plan_for_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As if its graph computed something else. Named by BACKEND, OpenVINO is not exchanged behind anyone's back."""
+    """As if its graph computed something else. With BACKEND=openvino there is no fallback."""
     chosen = settings(index, save_model(tmp_path))
     monkeypatch.setattr("rag.backends.openvino_paged._TOLERANCE", {"f32": -1.0})
     with caplog.at_level(logging.WARNING):

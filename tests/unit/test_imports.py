@@ -1,4 +1,4 @@
-"""A deferred import costs nothing until it is used, and leaves no trace."""
+"""A deferred import costs nothing until it is used, and leaves sys.modules as it was."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "slowpoke.sums"
 
 
-def test_a_function_bound_meanwhile_imports_the_real_one_when_it_is_called(package: str) -> None:
+def test_a_function_bound_inside_imports_the_real_one_when_it_is_called(package: str) -> None:
     with deferred(package):
         add = importlib.import_module(package).add
     assert package not in sys.modules
@@ -32,13 +32,13 @@ def test_a_function_bound_meanwhile_imports_the_real_one_when_it_is_called(packa
     assert importlib.import_module(package).add(2, 2) == 4
 
 
-def test_a_package_that_is_there_already_is_left_alone(package: str) -> None:
+def test_a_package_that_is_imported_already_is_not_replaced(package: str) -> None:
     real = importlib.import_module(package)
     with deferred(package):
         assert importlib.import_module(package) is real
 
 
-def test_the_name_is_free_again_when_an_import_fails(package: str) -> None:
+def test_the_real_module_can_be_imported_after_a_failed_import(package: str) -> None:
     with pytest.raises(ImportError), deferred(package):
         importlib.import_module("slowpoke.absent")
     assert importlib.import_module(package).add(1, 1) == 2

@@ -1,4 +1,4 @@
-"""Settings come from the environment, once, and a wrong one is named."""
+"""Settings come from the environment, and an error names the wrong one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert Settings.from_environment({"PORT": ""}).port == 8080
 
 
-def test_sagemaker_s_port_wins() -> None:
+def test_sagemaker_s_port_overrides_the_port() -> None:
     assert Settings.from_environment({"PORT": "9000", "SAGEMAKER_BIND_TO_PORT": "8111"}).port == 8111
 
 

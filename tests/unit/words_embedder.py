@@ -1,4 +1,4 @@
-"""An embedder whose cosines mean something: the share of words that two texts have in common."""
+"""A fake embedder with meaningful cosines: the share of words that two texts have in common."""
 
 from __future__ import annotations
 

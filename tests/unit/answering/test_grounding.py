@@ -1,4 +1,4 @@
-"""Grounding: an answer is supported by the passages that hold its words, and by no others."""
+"""Grounding: an answer is supported by the passages that contain its words, and by no others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_answer_is_found_in_its_passage(answer: str, cited: set[int]) -> None
 
 
 @pytest.mark.parametrize("answer", ["Buenos Aires", "desde 1961", "", "é a de", "As passagens não dizem."])
-def test_an_answer_that_stands_nowhere_is_not_grounded(answer: str) -> None:
+def test_an_answer_found_in_no_passage_is_not_grounded(answer: str) -> None:
     assert not ground(answer, PASSAGES).grounded
 
 
@@ -57,7 +57,7 @@ ITAIPU = Passage("f", "Itaipu", "Itaipu tem doze turbinas e 14.000 megawatts; cu
         ("Custou 1500000 por dia", ITAIPU),
     ],
 )
-def test_other_forms_of_the_same_are_grounded(answer: str, passage: Passage) -> None:
+def test_paraphrases_are_grounded(answer: str, passage: Passage) -> None:
     assert ground(answer, [passage]).grounded
 
 
@@ -72,13 +72,13 @@ def test_other_forms_of_the_same_are_grounded(answer: str, passage: Passage) -> 
         ("A Lei Áurea aboliu a escravidão no Brasil, com grandes festas populares.", LEI),
     ],
 )
-def test_a_negation_a_role_a_name_a_number_or_a_clause_too_much_is_not_grounded(answer: str, passage: Passage) -> None:
+def test_a_wrong_negation_role_name_or_number_or_an_extra_clause_is_not_grounded(answer: str, passage: Passage) -> None:
     found = ground(answer, [passage])
     assert not found.grounded
     assert found.cited == frozenset()
 
 
-def test_clauses_may_rest_on_different_passages_and_cite_both() -> None:
+def test_clauses_supported_by_different_passages_cite_both() -> None:
     found = ground("Ada Lovelace was born in 1815, and Itaipu has 12 turbines.", [LOVELACE, LEI, ITAIPU])
     assert found.grounded
     assert found.cited == {0, 2}

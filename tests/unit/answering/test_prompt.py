@@ -1,4 +1,4 @@
-"""Prompts: within the budget, numbered, the question whole."""
+"""Prompts: within the budget, passages numbered, the question whole."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_passages_are_numbered_in_their_order_and_the_question_comes_last() -> N
     assert user.content.index("[1] A") < user.content.index("[2] B") < user.content.index("Pergunta: Quem?")
 
 
-def test_the_prompt_speaks_the_question_s_language() -> None:
+def test_the_prompt_is_in_the_question_s_language() -> None:
     assert "Question: Who?" in write_messages("Who?", [passage("A", 2)], "en")[1].content
 
 
-def test_without_passages_the_question_stands_alone() -> None:
+def test_without_passages_the_prompt_is_the_question() -> None:
     assert write_messages("Quem?", [], "pt") == [Message("user", "Quem?")]
 
 
-def test_a_passage_too_long_for_the_budget_makes_way_for_a_shorter_one() -> None:
+def test_a_passage_too_long_for_the_budget_is_skipped_for_a_shorter_one() -> None:
     written = build(
         "Quem foi?",
         [passage("A", 30), passage("B", 500), passage("C", 30)],
@@ -48,7 +48,7 @@ def test_a_passage_too_long_for_the_budget_makes_way_for_a_shorter_one() -> None
     assert len(written.ids) <= 120
 
 
-def test_the_best_passage_is_cut_at_a_word_where_none_fits_whole() -> None:
+def test_the_best_passage_is_cut_at_a_word_if_none_fits_whole() -> None:
     written = build("Quem foi?", [passage("A", 500)], encode=words, max_prompt_tokens=60, language="pt")
     (kept,) = written.passages
     assert passage("A", 500).text.startswith(kept.text + " ")
@@ -61,7 +61,7 @@ def test_a_question_over_the_budget_is_refused_with_the_figures() -> None:
     assert (raised.value.value, raised.value.limit) == ("70 tokens", "60 tokens")
 
 
-def test_history_stands_between_the_instructions_and_the_question() -> None:
+def test_history_comes_between_the_instructions_and_the_question() -> None:
     history = (Message("user", "Oi"), Message("assistant", "Olá"))
     assert [message.role for message in write_messages("Quem?", [passage("A", 2)], "pt", history)] == [
         "system",

@@ -1,4 +1,4 @@
-"""Stateful sessions over fakes: opened, kept, one call at a time, closed, expired."""
+"""Stateful sessions over fakes: opening, turns, one request at a time, closing, expiry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSED = "X-Amzn-SageMaker-Closed-Session-Id"
 
 
 class Clock:
-    """Wall-clock time that a test moves."""
+    """A fake wall clock."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -67,12 +67,12 @@ def opened(client: FlaskClient) -> str:
     return response.headers[NEW].split(";")[0]
 
 
-def test_a_new_session_answers_and_says_its_id_and_until_when(client: FlaskClient) -> None:
+def test_a_new_session_answers_with_its_id_and_expiry(client: FlaskClient) -> None:
     response = ask(client, "NEW_SESSION", {"query": "Qual a capital do Brasil?"})
     assert response.get_json()["text"] == "Brasília."
     session, expires = response.headers[NEW].split("; ")
     assert session.isalnum()
-    assert expires == "Expires=1970-01-12T14:46:40Z"  # an hour after the clock's beginning
+    assert expires == "Expires=1970-01-12T14:46:40Z"  # an hour after the clock's start
 
 
 def test_the_next_prompt_repeats_the_conversation_word_for_word(client: FlaskClient, generator: FakeGenerator) -> None:
@@ -85,7 +85,7 @@ def test_the_next_prompt_repeats_the_conversation_word_for_word(client: FlaskCli
     assert second[-1].content.endswith("E a antiga?")
 
 
-def test_a_conversation_that_outgrows_the_context_loses_passages_first_and_then_its_oldest_turns(
+def test_a_conversation_too_long_for_the_context_loses_passages_first_and_then_its_oldest_turns(
     client: FlaskClient, generator: FakeGenerator
 ) -> None:
     session = opened(client)
@@ -95,25 +95,23 @@ def test_a_conversation_that_outgrows_the_context_loses_passages_first_and_then_
     messages, _ = generator.asked[-1]
     assert sum(len(message.content.split()) for message in messages) + 64 <= generator.max_model_len
     questions = [message.content for message in messages if message.role == "user"]
-    assert "Pergunta 78?" in questions  # the latest turn is there, without its passages
+    assert "Pergunta 78?" in questions  # the latest turn is included, without its passages
     assert "Qual a capital do Brasil?" not in questions
 
 
-def test_the_number_of_sessions_that_the_plan_promises_is_the_number_that_can_be_open(
-    client: FlaskClient, pipeline: Pipeline
-) -> None:
+def test_as_many_sessions_can_be_open_as_the_plan_has(client: FlaskClient, pipeline: Pipeline) -> None:
     sessions = [opened(client) for _ in range(3)]
     refused = ask(client, "NEW_SESSION", {"query": "q"})
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
-    assert ask(client, None, {"query": "q"}).status_code == 429  # their memory is theirs
+    assert ask(client, None, {"query": "q"}).status_code == 429  # the sessions have reserved all memory
     assert all(ask(client, session, {"query": "q"}).status_code == 200 for session in sessions)
     ask(client, sessions[0], {"close_session": True})
     assert opened(client)
     assert pipeline.admission.usage().sessions == 3
 
 
-def test_a_closed_session_gives_its_memory_back_and_is_not_known_any_more(
+def test_a_closed_session_frees_its_memory_and_is_unknown_afterwards(
     client: FlaskClient, generator: FakeGenerator, pipeline: Pipeline
 ) -> None:
     session = opened(client)
@@ -134,14 +132,14 @@ def test_a_session_expires(client: FlaskClient, pipeline: Pipeline, clock: Clock
     assert pipeline.admission.usage().reserved_blocks == 0
 
 
-def test_expired_sessions_make_room_for_new_ones(client: FlaskClient, clock: Clock) -> None:
+def test_expired_sessions_free_memory_for_new_ones(client: FlaskClient, clock: Clock) -> None:
     for _ in range(3):
         opened(client)
     clock.now += 600
     assert opened(client)
 
 
-def test_a_session_whose_call_is_running_is_neither_expired_nor_given_a_second_call(
+def test_a_session_with_a_running_request_neither_expires_nor_accepts_another(
     client: FlaskClient, pipeline: Pipeline, generator: FakeGenerator, clock: Clock
 ) -> None:
     session = opened(client)
@@ -163,7 +161,7 @@ def test_a_session_whose_call_is_running_is_neither_expired_nor_given_a_second_c
         pipeline.sessions.begin(session)
 
 
-def test_a_call_that_is_refused_leaves_the_session_open_and_the_conversation_as_it_was(
+def test_a_refused_request_leaves_the_session_open_and_the_conversation_unchanged(
     client: FlaskClient, generator: FakeGenerator
 ) -> None:
     session = opened(client)
@@ -173,7 +171,7 @@ def test_a_call_that_is_refused_leaves_the_session_open_and_the_conversation_as_
     assert [message.role for message in generator.asked[-1][0]] == ["system", "user", "assistant", "user"]
 
 
-def test_an_opening_that_is_refused_leaves_no_session_behind(client: FlaskClient, pipeline: Pipeline) -> None:
+def test_a_session_whose_first_request_is_refused_is_closed(client: FlaskClient, pipeline: Pipeline) -> None:
     refused = ask(client, "NEW_SESSION", {"query": "w " * 400})
     assert refused.status_code == 422
     assert NEW not in refused.headers
@@ -181,7 +179,7 @@ def test_an_opening_that_is_refused_leaves_no_session_behind(client: FlaskClient
     assert pipeline.admission.usage().reserved_blocks == 0
 
 
-def test_a_batch_can_not_take_part_in_a_session(client: FlaskClient) -> None:
+def test_a_batch_can_not_be_part_of_a_session(client: FlaskClient) -> None:
     refused = client.post(
         "/invocations",
         data=b'{"query": "q"}\n',

@@ -1,4 +1,4 @@
-"""The HTTP face, over fakes: SageMaker's contract, three shapes, two framings, and errors that help."""
+"""The HTTP application over fakes: SageMaker's contract, three request shapes, two stream framings, and errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_ping_is_empty_and_200_once_loaded(client: FlaskClient) -> None:
     assert (response.status_code, response.data) == (200, b"")
 
 
-def test_ping_names_the_phase_while_loading_and_requests_wait_with_503() -> None:
+def test_ping_and_requests_get_503_with_the_phase_while_loading() -> None:
     go_on, in_phase = threading.Event(), threading.Event()
 
     def load(on_phase: Any) -> Any:
@@ -110,14 +110,14 @@ def test_an_answer_carries_its_sources_grounding_usage_and_timings(client: Flask
     assert {"retrieve_s", "prompt_s", "first_token_s", "generate_s", "total_s"} <= set(document["timings"])
 
 
-def test_an_answer_that_stands_in_no_passage_is_not_grounded(client: FlaskClient, generator: FakeGenerator) -> None:
+def test_an_answer_without_support_is_not_grounded(client: FlaskClient, generator: FakeGenerator) -> None:
     generator.pieces = ("Buenos Aires",)
     document = ask(client, {"query": "Qual a capital do Brasil?"}).get_json()
     assert document["grounded"] is False
     assert not any(source["cited"] for source in document["sources"])
 
 
-def test_without_a_passage_the_answer_is_that_there_is_none(client: FlaskClient, generator: FakeGenerator) -> None:
+def test_without_passages_a_fixed_text_is_the_answer(client: FlaskClient, generator: FakeGenerator) -> None:
     for question, text in (("Qual a capital?", "As passagens não dizem."), ("Which one?", "The passages do not say.")):
         document = ask(client, {"query": question, "min_score": 0.95}).get_json()
         assert (document["text"], document["grounded"], document["sources"]) == (text, False, [])
@@ -172,7 +172,7 @@ def test_openai_s_shape_is_answered_in_openai_s_shape(client: FlaskClient) -> No
     assert document["usage"]["completion_tokens"] == 3
 
 
-def test_logprobs_come_in_the_words_of_each_shape(client: FlaskClient, generator: FakeGenerator) -> None:
+def test_logprobs_are_in_the_format_of_each_shape(client: FlaskClient, generator: FakeGenerator) -> None:
     own = ask(client, {"query": "q", "logprobs": 1}).get_json()
     assert own["tokens"][0] == {"id": 0, "text": "Brasí", "logprob": -0.5, "top": [{"text": "Rio", "logprob": -1.5}]}
     tgi = ask(client, {"inputs": "q", "parameters": {"details": True}}).get_json()
@@ -210,7 +210,7 @@ def test_plain_text_in_and_plain_text_out(client: FlaskClient) -> None:
         ),
     ],
 )
-def test_a_stream_shows_sources_then_text_then_a_typed_end(
+def test_a_stream_has_sources_then_text_then_a_typed_end(
     client: FlaskClient, generator: FakeGenerator, document: Any, headers: dict[str, str], mimetype: str
 ) -> None:
     response = ask(client, document, **headers)
@@ -239,7 +239,7 @@ def test_an_openai_stream_is_chunks_and_done(client: FlaskClient) -> None:
     assert response.text.endswith("data: [DONE]\n\n")
 
 
-def test_a_stream_that_breaks_ends_in_a_typed_error(client: FlaskClient, generator: FakeGenerator) -> None:
+def test_a_stream_that_fails_ends_in_a_typed_error(client: FlaskClient, generator: FakeGenerator) -> None:
     generator.pieces = ("Bra", BROKEN)
     response = ask(client, {"query": "q", "stream": True})
     assert response.status_code == 200
@@ -248,7 +248,7 @@ def test_a_stream_that_breaks_ends_in_a_typed_error(client: FlaskClient, generat
     assert generator.open == 0
 
 
-def test_a_plain_answer_that_breaks_is_a_500_with_its_code(client: FlaskClient, generator: FakeGenerator) -> None:
+def test_a_failed_plain_answer_is_a_500_with_its_code(client: FlaskClient, generator: FakeGenerator) -> None:
     generator.pieces = (BROKEN,)
     response = ask(client, {"query": "q"})
     assert (response.status_code, response.get_json()["error"]["code"]) == (500, "generation_failed")
@@ -256,7 +256,9 @@ def test_a_plain_answer_that_breaks_is_a_500_with_its_code(client: FlaskClient, 
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
-def test_a_client_that_leaves_cancels_its_generation(client: FlaskClient, generator: FakeGenerator, taken: int) -> None:
+def test_a_client_that_disconnects_cancels_its_generation(
+    client: FlaskClient, generator: FakeGenerator, taken: int
+) -> None:
     response = client.post("/invocations", json={"query": "q", "stream": True}, buffered=False)
     frames = iter(response.iter_encoded())
     for _ in range(taken):
@@ -301,7 +303,7 @@ def test_execution_parameters_tell_batch_transform_what_fits() -> None:
         (b"{}\n" * 300, "application/jsonlines", "*/*", 400, "invalid_request"),
     ],
 )
-def test_bad_requests_get_a_small_body_that_names_the_limit(
+def test_bad_requests_get_a_small_error_body(
     client: FlaskClient, body: bytes, content_type: str, accept: str, status: int, code: str
 ) -> None:
     response = client.post("/invocations", data=body, content_type=content_type, headers={"Accept": accept})
@@ -316,7 +318,7 @@ def test_other_paths_and_methods_are_refused_in_json(client: FlaskClient, method
     assert (response.status_code, response.get_json()["error"]["code"]) == (status, "invalid_request")
 
 
-def test_more_requests_than_places_get_429_and_a_time_to_come_back(generator: FakeGenerator) -> None:
+def test_more_requests_than_places_get_429_and_a_time_to_retry(generator: FakeGenerator) -> None:
     client = client_of(generator, concurrency=1, queue=1)
     held = [client.post("/invocations", json={"query": "q", "stream": True}, buffered=False) for _ in range(2)]
     refused = ask(client, {"query": "q"})

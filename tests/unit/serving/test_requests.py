@@ -1,4 +1,4 @@
-"""Request bodies: three shapes in, one record out, or an error that names the field."""
+"""Request bodies: three shapes to one record, or an error that names the field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_bare_query_is_answered_greedily_with_the_deployment_s_defaults() -> N
     assert (ask.sampling.max_new_tokens, ask.sampling.temperature) == (64, 0.0)
 
 
-def test_every_option_of_the_own_shape_is_read() -> None:
+def test_every_option_of_the_project_s_shape_is_read() -> None:
     ask = parsed(
         {
             "query": "q",
@@ -155,7 +155,7 @@ def test_a_refusal_carries_the_value_and_the_limit() -> None:
     assert "top_k" in refused.message
 
 
-def test_plain_text_is_the_question_itself() -> None:
+def test_plain_text_is_the_question() -> None:
     assert parse_text("Olá, João? ".encode(), default_new_tokens=4).question == "Olá, João?"
     for bad in (b"", b"  ", b"\xe7"):
         with pytest.raises(InvalidRequest):
@@ -173,7 +173,7 @@ FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=6) | JSON)
-def test_any_json_is_read_or_refused_and_never_breaks(document: Any) -> None:
+def test_any_json_is_parsed_or_refused_without_another_error(document: Any) -> None:
     try:
         ask = parsed(document)
     except InvalidRequest as error:
@@ -183,7 +183,7 @@ def test_any_json_is_read_or_refused_and_never_breaks(document: Any) -> None:
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_read_or_refused_and_never_break(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused_without_another_error(body: bytes) -> None:
     for parse in (parse_json, parse_text):
         try:
             parse(body, default_new_tokens=4)

@@ -1,4 +1,4 @@
-"""Metrics and log lines: what they count, and that no text of a request is in them unless asked for."""
+"""Metrics and log lines; they contain no text of a request unless a setting asks for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answered(told: Telemetry, pipeline: Pipeline) -> None:
     told.request(status=200, code=None, total_s=0.5, answer=answer, mode="answer", question=QUESTION)
 
 
-def test_a_request_leaves_one_line_of_json_without_its_text(pipeline: Pipeline) -> None:
+def test_a_request_logs_one_json_line_without_its_text(pipeline: Pipeline) -> None:
     out = io.StringIO()
     answered(telemetry(out), pipeline)
     (line,) = out.getvalue().splitlines()
@@ -43,14 +43,14 @@ def test_a_request_leaves_one_line_of_json_without_its_text(pipeline: Pipeline) 
     assert "Brasília" not in line
 
 
-def test_question_and_answer_are_logged_where_a_setting_asks(pipeline: Pipeline) -> None:
+def test_question_and_answer_are_logged_if_a_setting_asks_for_it(pipeline: Pipeline) -> None:
     out = io.StringIO()
     answered(telemetry(out, log_prompts=True), pipeline)
     document = json.loads(out.getvalue())
     assert (document["question"], document["answer"]) == (QUESTION, "Brasília.")
 
 
-def test_prometheus_reads_the_ledger_and_the_counts_on_loopback(pipeline: Pipeline) -> None:
+def test_prometheus_metrics_are_served_on_loopback(pipeline: Pipeline) -> None:
     told = telemetry(io.StringIO())
     answered(told, pipeline)
     told.request(status=429, code="overloaded", total_s=0.001, answer=None)
@@ -77,7 +77,7 @@ def test_prometheus_reads_the_ledger_and_the_counts_on_loopback(pipeline: Pipeli
         assert line in lines
 
 
-def test_an_embedded_metric_line_names_every_value_and_covers_the_time_since_the_last(pipeline: Pipeline) -> None:
+def test_an_embedded_metric_line_declares_every_value_and_covers_the_time_since_the_last(pipeline: Pipeline) -> None:
     out = io.StringIO()
     told = telemetry(out)
     told.emit()
