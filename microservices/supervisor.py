@@ -63,11 +63,6 @@ class Child:
         self._ready_since: float | None = None
         self._last_answer: float | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """Of the running process."""
-        return None if self._process is None else self._process.pid
-
     def tick(self, now: float) -> None:
         """Start the process or poll its health, if that is due at `now` (seconds, monotonic)."""
         if self._process is None:
@@ -170,10 +165,6 @@ class Supervisor:
         finally:
             self._stop_all()
         return 0
-
-    def stop(self) -> None:
-        """Make `run` return."""
-        self._stopping.set()
 
     def _forward_signal(self, number: int, _frame: object) -> None:
         for child in self.children:

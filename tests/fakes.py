@@ -163,4 +163,6 @@ def fake_pipeline(
         top_k=2, min_score=0.15, deadline_s=deadline_s, stream_deadline_s=470, session_s=3600, session_idle_s=600
     )
     generator, admission = generator or FakeGenerator(), admission or fake_admission()
-    return LocalPipeline(FakeEmbedder(), FakeRetriever(), generator, admission, options, clock)
+    pipeline = LocalPipeline(FakeEmbedder(), FakeRetriever(), generator, admission, options)
+    pipeline.sessions.clock = clock
+    return pipeline

@@ -256,11 +256,13 @@ class LedgerAdmission(Admission):
             return [permit.call for permit in self._permits if permit.call is not None]
 
     def _overloaded(self, blocks: int) -> Overloaded:
-        return refusals.overloaded(
-            running=len(self._permits),
-            most=self._ledger.most_holders,
-            waiting=len(self._ledger.waiting),
-            max_waiting=self._max_waiting,
+        running, most, waiting = len(self._permits), self._ledger.most_holders, len(self._ledger.waiting)
+        return Overloaded(
+            f"{running} requests and sessions of at most {most} run and {waiting} wait",
+            field="queue",
+            value=waiting,
+            limit=self._max_waiting,
+            remedy="try again after retry_after_s, or deploy with more CONCURRENCY",
             retry_after_s=self._estimate.retry_after_s(blocks, requests=self._requests),
             figures=self._figures(blocks, tokens=blocks * self.budget.block_tokens),
         )

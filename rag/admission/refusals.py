@@ -1,26 +1,11 @@
-"""The refusals of admission, with the figures of the request and changes that pass the same check."""
+"""The refusals of requests that never fit or never end in time, with changes that pass the same check."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rag.errors import Overloaded, PromptTooLong
-
-
-def overloaded(
-    *, running: int, most: int, waiting: int, max_waiting: int, retry_after_s: float, figures: Mapping[str, object]
-) -> Overloaded:
-    """No memory or place now, and none in the queue or soon enough."""
-    return Overloaded(
-        f"{running} requests and sessions of at most {most} run and {waiting} wait",
-        field="queue",
-        value=waiting,
-        limit=max_waiting,
-        remedy="try again after retry_after_s, or deploy with more CONCURRENCY",
-        retry_after_s=retry_after_s,
-        figures=figures,
-    )
+from rag.errors import PromptTooLong
 
 
 def too_slow(

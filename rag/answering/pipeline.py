@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,7 +60,7 @@ class PipelineOptions:
 
 
 class Pipeline(Servable):
-    """Embedder, retriever and generator, here or in other processes, behind admission. `clock` times the sessions."""
+    """Embedder, retriever and generator, here or in other processes, behind admission."""
 
     def __init__(
         self,
@@ -70,15 +69,12 @@ class Pipeline(Servable):
         generator: Generator,
         admission: Admission,
         options: PipelineOptions,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.embedder = embedder
         self.retriever = retriever
         self.generator = generator
         self.admission = admission
-        self.sessions = Sessions(
-            admission, generator, lifetime_s=options.session_s, idle_s=options.session_idle_s, clock=clock
-        )
+        self.sessions = Sessions(admission, generator, lifetime_s=options.session_s, idle_s=options.session_idle_s)
         self._options = options
 
     @property
@@ -219,9 +215,8 @@ class LocalPipeline(Pipeline):
         generator: LocalGenerator,
         admission: Admission,
         options: PipelineOptions,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(embedder, retriever, generator, admission, options, clock)
+        super().__init__(embedder, retriever, generator, admission, options)
         self._engine = generator
 
     @property

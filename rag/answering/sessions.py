@@ -72,13 +72,12 @@ class Sessions:
         *,
         lifetime_s: float,
         idle_s: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._admission = admission
         self._generator = generator
         self._lifetime_s = lifetime_s
         self._idle_s = idle_s
-        self._clock = clock
+        self.clock: Callable[[], float] = time.time
         self._open: dict[str, Conversation] = {}
         self._lock = threading.Lock()
 
@@ -89,7 +88,7 @@ class Sessions:
         """A new session with its memory reserved. Raises Overloaded where all of the Plan's sessions are open."""
         self.sweep()
         permit = self._admission.admit_session()
-        now = self._clock()
+        now = self.clock()
         session = Conversation(uuid.uuid4().hex, permit, now + self._lifetime_s, now)
         try:
             self._generator.open_session(session.id)
@@ -128,7 +127,7 @@ class Sessions:
         """The request in `session` has ended."""
         with self._lock:
             session.active = False
-            session.last_used = self._clock()
+            session.last_used = self.clock()
 
     def close(self, session_id: str) -> None:
         """Close a session and free its memory. Raises as `begin` does."""
@@ -136,7 +135,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """Close sessions that have expired or been idle too long. One with a running request stays open."""
-        now = self._clock()
+        now = self.clock()
         with self._lock:
             expired = [
                 session

@@ -25,11 +25,6 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     @property
-    def open(self) -> bool:
-        """Whether requests are refused."""
-        return self._opened_at is not None
-
-    @property
     def retry_after_s(self) -> float:
         """Seconds until the next trial; 0 while closed."""
         opened_at = self._opened_at

@@ -75,11 +75,6 @@ class ServiceClient:
             self.url, maxsize=connections, block=False, retries=False, socket_options=_SOCKET_OPTIONS
         )
 
-    @property
-    def connections_made(self) -> int:
-        """Connections opened so far; far fewer than requests where they are kept alive."""
-        return self._pool.num_connections
-
     def health(self, path: str = "/health") -> bytes:
         """The description of a ready service; sent even while the circuit is open, and an answer closes it.
 

@@ -37,6 +37,11 @@ def spec(trace: Path, *, status: int = 200, code: str = "", value: str = "") -> 
     return ServiceSpec("llm", command, os.environ, f"http://127.0.0.1:{port}")
 
 
+def pid_of(child: Child) -> int:
+    assert child._process is not None
+    return child._process.pid
+
+
 def tick_until(child: Child, condition: Callable[[], bool], limit_s: float = 10) -> None:
     end = time.monotonic() + limit_s
     while not condition():
@@ -48,12 +53,11 @@ def tick_until(child: Child, condition: Callable[[], bool], limit_s: float = 10)
 def test_a_service_that_is_killed_is_restarted_and_becomes_ready(tmp_path: Path) -> None:
     child = Child(spec(tmp_path / "trace"))
     tick_until(child, lambda: child.phase == "ready")
-    first = child.pid
-    assert first is not None
+    first = pid_of(child)
     os.kill(first, signal.SIGKILL)
     tick_until(child, lambda: child.phase != "ready")
     tick_until(child, lambda: child.phase == "ready")
-    assert child.pid != first
+    assert pid_of(child) != first
     assert child.restarts == 1
     child.stop(5)
 
@@ -80,10 +84,10 @@ def test_a_service_that_keeps_dying_is_restarted_with_a_growing_back_off() -> No
 def test_a_service_whose_loading_failed_is_not_restarted(tmp_path: Path) -> None:
     child = Child(spec(tmp_path / "trace", status=503, code="failed", value="failed"))
     tick_until(child, lambda: child.phase.startswith("failed"))
-    pid = child.pid
+    pid = pid_of(child)
     for _ in range(5):
         child.tick(time.monotonic())
-    assert child.pid == pid
+    assert pid_of(child) == pid
     child.stop(5)
 
 
@@ -101,7 +105,7 @@ def test_at_shutdown_the_orchestrator_ends_before_the_services(tmp_path: Path) -
     def stop_when_ready() -> None:
         while not all(child.phase == "ready" for child in supervisor.children):
             time.sleep(0.01)
-        supervisor.stop()
+        supervisor._stopping.set()  # as the handler of SIGTERM does
 
     stopper = threading.Thread(target=stop_when_ready)
     stopper.start()

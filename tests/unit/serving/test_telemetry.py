@@ -28,9 +28,9 @@ def pipeline() -> Pipeline:
     return fake_pipeline()
 
 
-def answered(told: Telemetry, pipeline: Pipeline) -> None:
+def answered(metrics: Telemetry, pipeline: Pipeline) -> None:
     answer = pipeline.answer(Ask((QUESTION,), Sampling(max_new_tokens=8)))
-    told.request(status=200, code=None, total_s=0.5, answer=answer, mode="answer", question=QUESTION)
+    metrics.request(status=200, code=None, total_s=0.5, answer=answer, mode="answer", question=QUESTION)
 
 
 def test_a_request_logs_one_json_line_without_its_text(pipeline: Pipeline) -> None:
@@ -51,11 +51,11 @@ def test_question_and_answer_are_logged_if_a_setting_asks_for_it(pipeline: Pipel
 
 
 def test_prometheus_metrics_are_served_on_loopback(pipeline: Pipeline) -> None:
-    told = telemetry(io.StringIO())
-    answered(told, pipeline)
-    told.request(status=429, code="overloaded", total_s=0.001, answer=None)
+    metrics = telemetry(io.StringIO())
+    answered(metrics, pipeline)
+    metrics.request(status=429, code="overloaded", total_s=0.001, answer=None)
     port = free_port()
-    stop = told.serve(port)
+    stop = metrics.serve(port)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
             lines = response.read().decode().splitlines()
@@ -79,15 +79,15 @@ def test_prometheus_metrics_are_served_on_loopback(pipeline: Pipeline) -> None:
 
 def test_an_embedded_metric_line_declares_every_value_and_covers_the_time_since_the_last(pipeline: Pipeline) -> None:
     out = io.StringIO()
-    told = telemetry(out)
-    told.emit()
+    metrics = telemetry(out)
+    metrics.emit()
     assert not out.getvalue()  # nothing happened, nothing to say
-    answered(told, pipeline)
-    told.request(status=429, code="overloaded", total_s=0.001, answer=None)
+    answered(metrics, pipeline)
+    metrics.request(status=429, code="overloaded", total_s=0.001, answer=None)
     out.truncate(0)
     out.seek(0)
-    told.emit()
-    told.emit()
+    metrics.emit()
+    metrics.emit()
     (line,) = out.getvalue().splitlines()
     document = json.loads(line)
     (directive,) = document["_aws"]["CloudWatchMetrics"]
