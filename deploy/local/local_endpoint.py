@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from http import HTTPStatus
+
+import urllib3
+from urllib3.exceptions import HTTPError
 
 CREATING, IN_SERVICE, UNHEALTHY, FAILED = "Creating", "InService", "Unhealthy", "Failed"
 
@@ -27,15 +29,11 @@ class Limits:
 
 def ping_status(url: str, timeout_s: float) -> int:
     """The status of GET /ping, or 0 where no answer came within `timeout_s`."""
-    where = urlsplit(url)
-    connection = http.client.HTTPConnection(where.hostname or "127.0.0.1", where.port or 80, timeout=timeout_s)
     try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
+        headers = {"Connection": "close"}
+        return urllib3.request("GET", f"{url}/ping", headers=headers, timeout=timeout_s, retries=False).status
+    except HTTPError:
         return 0
-    finally:
-        connection.close()
 
 
 class LocalEndpoint:
@@ -70,7 +68,7 @@ class LocalEndpoint:
         began, failed = time.monotonic(), 0
         while not self._closed.is_set():
             status = ping_status(self.container_url, self._limits.ping_s)
-            if status == http.HTTPStatus.OK:
+            if status == HTTPStatus.OK:
                 failed = 0
                 self._become(IN_SERVICE)
             elif self.state == CREATING and time.monotonic() - began > self._limits.start_up_s:

@@ -1,29 +1,31 @@
 """A stand-in for the SageMaker Runtime in front of local containers, so that a real boto3 client talks to them.
 
-As on the platform: InService is decided by /ping; headers that the platform keeps from a container are kept from it;
-an answer that is not 2xx becomes ModelError (424) with the original status and at most 2,048 characters of the body; a
-plain answer has 60 s, a streamed one 8 min; a stream is cut into PayloadPart events, here at random places where a
-generator of random numbers is given.
+As on the platform: /ping decides what is InService; the container gets only the headers that the platform forwards, the
+client only those that it returns; an answer that is not 2xx becomes ModelError (424) with the original status and at
+most 2,048 characters of the body; a plain answer has 60 s, a streamed one 8 min; a stream is cut into PayloadPart
+events, here at random places where a random generator is given.
 
-Believed rather than documented: an endpoint that is still Creating answers as one that does not exist; a container that
-answers nothing in time, or breaks off, is a ModelError with the original status 0.
+Assumed, not documented: an endpoint that is still Creating answers as one that does not exist; a container that times
+out or closes the connection early is a ModelError with the original status 0.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import random
-import re
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+
+import urllib3
+from flask import Flask, Response, request
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as RequestTimeout
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from deploy.local.eventstream import CONTENT_TYPE, payload_part, stream_error
 from deploy.local.local_endpoint import IN_SERVICE, UNHEALTHY, Limits, LocalEndpoint
@@ -34,24 +36,29 @@ _ACCEPT = f"{_PREFIX}Accept"
 _ATTRIBUTES, _INFERENCE_ID, _SESSION_ID = (
     f"{_PREFIX}{name}" for name in ("Custom-Attributes", "Inference-Id", "Session-Id")
 )
-# What a container sees of a request, and a client of an answer. The rest (credentials, Retry-After, …) stays here.
+# Request headers forwarded to the container, and response headers returned to the client; all others (credentials,
+# Retry-After, …) are dropped.
 _TO_CONTAINER = (
     "Content-Type", "Accept", _ACCEPT, _ATTRIBUTES, _INFERENCE_ID, _SESSION_ID,
     *(f"{_PREFIX}Target-{name}" for name in ("Model", "Variant", "Container-Hostname")),
 )  # fmt: skip
 _TO_CLIENT = (_ATTRIBUTES, f"{_PREFIX}New-Session-Id", f"{_PREFIX}Closed-Session-Id")
-_PATH = re.compile(r"^/endpoints/([^/]+)/invocations(-response-stream)?$")
 _VARIANT = "AllTraffic"
 _TIMED_OUT = (
     "Your invocation timed out while waiting for a response from container primary. Review the latency metrics for "
     "each container in Amazon CloudWatch, resolve the issue, and try again."
 )
+_CONNECT_S = 5.0
+_CONNECTIONS = urllib3.PoolManager(maxsize=256, retries=False)
+# urllib3 adds its own User-Agent otherwise. One connection per request: a container that has been replaced must not be
+# reached over a connection that was kept open.
+_OWN_HEADERS: dict[str, str] = {"User-Agent": urllib3.util.SKIP_HEADER, "Connection": "close"}
 
 
 class LocalRuntime:
-    """The stand-in's server: a context manager whose `url` is a client's `endpoint_url`. Endpoints come and go by name.
+    """The stand-in's server, a context manager. `url` is a client's `endpoint_url`; endpoints come and go by name.
 
-    `chance` re-chunks every stream at random places; without it a part is what one read from the container gave.
+    `chance` cuts every stream at random places; without it a part is what one read from the container returned.
     """
 
     def __init__(
@@ -65,8 +72,8 @@ class LocalRuntime:
         self.limits = limits or Limits()
         self.chance = chance
         self._endpoints: dict[str, LocalEndpoint] = {}
-        self._server = _Server((host, port), self)
-        self.url = f"http://{host}:{self._server.server_address[1]}"
+        self._server = make_server(host, port, _create_app(self), threaded=True, request_handler=_RequestHandler)
+        self.url = f"http://{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="runtime", daemon=True)
         self._thread.start()
 
@@ -77,20 +84,20 @@ class LocalRuntime:
         self.close()
 
     def serve(self, name: str, container_url: str) -> LocalEndpoint:
-        """Put `container_url` behind the endpoint `name`; invocations reach it once its /ping says 200."""
+        """Put `container_url` behind the endpoint `name`; it takes invocations once its /ping returns 200."""
         endpoint = LocalEndpoint(name, container_url, self.limits)
         self.put(endpoint)
         return endpoint
 
     def put(self, endpoint: LocalEndpoint) -> None:
-        """Let `endpoint` answer from now on, in place of the one that had its name."""
+        """Route invocations to `endpoint` from now on, in place of an earlier one of the same name."""
         before = self._endpoints.get(endpoint.name)
         self._endpoints[endpoint.name] = endpoint
         if before is not None and before is not endpoint:
             before.close()
 
     def remove(self, name: str) -> None:
-        """Forget an endpoint; no error where there is none."""
+        """Remove an endpoint; no error where there is none."""
         endpoint = self._endpoints.pop(name, None)
         if endpoint is not None:
             endpoint.close()
@@ -100,148 +107,132 @@ class LocalRuntime:
         return self._endpoints.get(name)
 
     def close(self) -> None:
-        """Stop listening and asking; the containers are left alone."""
+        """Stop the server and the /ping threads; the containers keep running."""
         self._server.shutdown()
-        self._server.server_close()
         self._thread.join()
         for name in list(self._endpoints):
             self.remove(name)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
+class _RequestHandler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # with 1.0 werkzeug does not chunk a stream
+    disable_nagle_algorithm = True
 
-    def __init__(self, address: tuple[str, int], runtime: LocalRuntime) -> None:
-        self.runtime = runtime
-        super().__init__(address, _Invocation)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in mid-answer is nothing to report."""
+    def log(self, *_: Any) -> None:
+        """No access log: the container writes one."""
 
 
-class _Failure(Exception):  # noqa: N818 - an answer of the platform, not of this program
-    """An error answer: HTTP status, the runtime's name for it, and the members of its body."""
+class _Failure(Exception):  # noqa: N818 - an error response of the platform, not an error of this program
+    """An error response: HTTP status, the runtime's name of the error, and the fields of its body."""
 
-    def __init__(self, status: int, kind: str, message: str, **members: Any) -> None:
+    def __init__(self, status: int, kind: str, message: str, **fields: Any) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
-        self.members = {"Message": message, **members}
+        self.body = {"Message": message, **fields}
 
 
-class _Invocation(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
+def _create_app(runtime: LocalRuntime) -> Flask:
+    app = Flask(__name__, static_folder=None)
 
-    def do_POST(self) -> None:
-        """One invocation, plain or streamed."""
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        found = _PATH.match(urlsplit(self.path).path)
-        try:
-            if found is None:
-                self._refuse(_Failure(404, "UnknownOperationException", f"{self.path} is no operation of the runtime"))
-            else:
-                self._invoke(unquote(found[1]), body, streamed=found[2] is not None)
-        except _Failure as failure:
-            self._refuse(failure)
+    @app.post("/endpoints/<name>/invocations")
+    def invoke_endpoint(name: str) -> Response:
+        return _invoke(runtime, name, streamed=False)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
-        """Quiet: the container has a log of its own."""
+    @app.post("/endpoints/<name>/invocations-response-stream")
+    def invoke_endpoint_with_response_stream(name: str) -> Response:
+        return _invoke(runtime, name, streamed=True)
 
-    def _invoke(self, name: str, body: bytes, *, streamed: bool) -> None:
-        limits = self.server.runtime.limits
-        self._validate(body, limits, streamed=streamed)
-        endpoint = self.server.runtime.endpoint(name)
-        if endpoint is None or endpoint.state not in (IN_SERVICE, UNHEALTHY):
-            raise _Failure(400, "ValidationError", f"Endpoint {name} of account {_ACCOUNT} not found.")
-        if endpoint.state == UNHEALTHY:
-            raise _Failure(503, "ServiceUnavailable", "The service is unavailable. Try your call again.")
-        deadline = time.monotonic() + (limits.stream_s if streamed else limits.plain_s)
-        answer = None
-        try:
-            answer = _ContainerAnswer(endpoint, body, self._forwarded(streamed), deadline)
+    @app.errorhandler(_Failure)
+    def refuse(failure: _Failure) -> Response:
+        headers = {"x-amzn-ErrorType": failure.kind}
+        return Response(json.dumps(failure.body), failure.status, headers, content_type="application/json")
+
+    @app.errorhandler(HTTPException)
+    def unknown(error: HTTPException) -> Response:
+        message = f"{request.method} {request.path} is no operation of the runtime"
+        return refuse(_Failure(error.code or 500, "UnknownOperationException", message))
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        if response.status_code < 400:
+            response.headers["x-Amzn-Invoked-Production-Variant"] = _VARIANT
+        response.headers["x-amzn-RequestId"] = str(uuid.uuid4())
+        return response
+
+    return app
+
+
+def _invoke(runtime: LocalRuntime, name: str, *, streamed: bool) -> Response:
+    body, limits = request.get_data(), runtime.limits
+    _validate(body, limits, streamed=streamed)
+    endpoint = runtime.endpoint(name)
+    if endpoint is None or endpoint.state not in (IN_SERVICE, UNHEALTHY):
+        raise _Failure(400, "ValidationError", f"Endpoint {name} of account {_ACCOUNT} not found.")
+    if endpoint.state == UNHEALTHY:
+        raise _Failure(503, "ServiceUnavailable", "The service is unavailable. Try your call again.")
+    limit_s = limits.stream_s if streamed else limits.plain_s
+    try:
+        with contextlib.ExitStack() as until_read:
+            answer = _ContainerAnswer(endpoint.container_url, body, _forwarded(streamed=streamed), limit_s)
+            until_read.callback(answer.close)
             if not 200 <= answer.status < 300:
-                raise self._model_error(endpoint, answer.status, answer.read_all().decode(errors="replace"))
-            if streamed:
-                self._stream(answer)
-            else:
-                self._respond(200, answer.headers | {"Content-Type": answer.content_type}, answer.read_all())
-        except _Broken as broken:
-            raise self._model_error(endpoint, 0, str(broken)) from broken
-        finally:
-            if answer is not None:
-                answer.close()
-
-    def _validate(self, body: bytes, limits: Limits, *, streamed: bool) -> None:
-        if len(body) > limits.body_bytes:
-            raise _Failure(400, "ValidationError", f"The body has {len(body)} bytes, above {limits.body_bytes}.")
-        for name, longest in ((_ATTRIBUTES, 1024), (_INFERENCE_ID, 64), (_SESSION_ID, 256)):
-            value = self.headers.get(name, "")
-            if len(value) > longest or not value.isascii():
-                raise _Failure(400, "ValidationError", f"{name}: at most {longest} ASCII characters.")
-        if streamed and self.headers.get(_SESSION_ID) == "NEW_SESSION":
-            raise _Failure(400, "ValidationError", "A session is begun by InvokeEndpoint, not by a stream.")
-
-    def _forwarded(self, streamed: bool) -> dict[str, str]:
-        headers = {name: self.headers[name] for name in _TO_CONTAINER if self.headers.get(name) is not None}
-        if streamed:  # the client's Accept travels under another name; its own Accept speaks of the frames
-            headers.pop("Accept", None)
-            if _ACCEPT in headers:
-                headers["Accept"] = headers[_ACCEPT]
-        return headers
-
-    def _model_error(self, endpoint: LocalEndpoint, status: int, text: str) -> _Failure:
-        short = text[: self.server.runtime.limits.message_characters]
-        side = "client" if 400 <= status < 500 else "server"
-        logs = f"/aws/sagemaker/Endpoints/{endpoint.name}"
-        return _Failure(
-            424,
-            "ModelError",
-            f'Received {side} error ({status}) from primary with message "{short}". See {logs} in account {_ACCOUNT} '
-            "for more information.",
-            OriginalStatusCode=status,
-            OriginalMessage=short,
-            LogStreamArn=f"arn:aws:logs:local:{_ACCOUNT}:log-group:{logs}",
-        )
-
-    def _stream(self, answer: _ContainerAnswer) -> None:
-        headers = answer.headers | {"Content-Type": CONTENT_TYPE, f"{_PREFIX}Content-Type": answer.content_type}
-        self._begin(200, headers | {"Transfer-Encoding": "chunked"})
-        chance = self.server.runtime.chance
-        pieces = answer.pieces()
-        try:
-            for piece in pieces if chance is None else rechunked(pieces, chance):
-                self._chunk(payload_part(piece))
-        except _Broken as broken:
-            self._chunk(stream_error(broken.code, str(broken)))
-        self.wfile.write(b"0\r\n\r\n")
-
-    def _chunk(self, data: bytes) -> None:
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-        self.wfile.flush()
-
-    def _refuse(self, failure: _Failure) -> None:
-        headers = {"Content-Type": "application/json", "x-amzn-ErrorType": failure.kind}
-        self._respond(failure.status, headers, json.dumps(failure.members).encode())
-
-    def _respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self._begin(status, {**headers, "Content-Length": str(len(body))})
-        self.wfile.write(body)
-
-    def _begin(self, status: int, headers: Mapping[str, str]) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if status < 400:
-            self.send_header("x-Amzn-Invoked-Production-Variant", _VARIANT)
-        self.send_header("x-amzn-RequestId", str(uuid.uuid4()))
-        self.end_headers()
+                raise _model_error(runtime, name, answer.status, answer.read_all().decode(errors="replace"))
+            if not streamed:
+                return Response(answer.read_all(), 200, answer.headers, content_type=answer.content_type)
+            headers = answer.headers | {f"{_PREFIX}Content-Type": answer.content_type}
+            response = Response(_frames(answer, runtime.chance), 200, headers, content_type=CONTENT_TYPE)
+            response.call_on_close(until_read.pop_all().close)
+            return response
+    except _Broken as broken:
+        raise _model_error(runtime, name, 0, str(broken)) from broken
 
 
-class _Broken(Exception):  # noqa: N818 - what happened to the container's answer
-    """The container took too long or went away; `code` is the stream error's."""
+def _validate(body: bytes, limits: Limits, *, streamed: bool) -> None:
+    if len(body) > limits.body_bytes:
+        raise _Failure(400, "ValidationError", f"The body has {len(body)} bytes, above {limits.body_bytes}.")
+    for name, longest in ((_ATTRIBUTES, 1024), (_INFERENCE_ID, 64), (_SESSION_ID, 256)):
+        value = request.headers.get(name, "")
+        if len(value) > longest or not value.isascii():
+            raise _Failure(400, "ValidationError", f"{name}: at most {longest} ASCII characters.")
+    if streamed and request.headers.get(_SESSION_ID) == "NEW_SESSION":
+        raise _Failure(400, "ValidationError", "A session is opened by InvokeEndpoint, not by a stream.")
+
+
+def _forwarded(*, streamed: bool) -> dict[str, str]:
+    headers = {name: request.headers[name] for name in _TO_CONTAINER if name in request.headers}
+    if streamed:  # the client's own Accept is about the frames; the container's is sent under another name
+        headers.pop("Accept", None)
+        if _ACCEPT in headers:
+            headers["Accept"] = headers[_ACCEPT]
+    return headers
+
+
+def _model_error(runtime: LocalRuntime, name: str, status: int, text: str) -> _Failure:
+    short = text[: runtime.limits.message_characters]
+    side = "client" if 400 <= status < 500 else "server"
+    logs = f"/aws/sagemaker/Endpoints/{name}"
+    return _Failure(
+        424,
+        "ModelError",
+        f'Received {side} error ({status}) from primary with message "{short}". See {logs} in account {_ACCOUNT} '
+        "for more information.",
+        OriginalStatusCode=status,
+        OriginalMessage=short,
+        LogStreamArn=f"arn:aws:logs:local:{_ACCOUNT}:log-group:{logs}",
+    )
+
+
+def _frames(answer: _ContainerAnswer, chance: random.Random | None) -> Iterator[bytes]:
+    pieces = answer.pieces()
+    try:
+        yield from map(payload_part, pieces if chance is None else rechunked(pieces, chance))
+    except _Broken as broken:
+        yield stream_error(broken.code, str(broken))
+
+
+class _Broken(Exception):  # noqa: N818 - the state of the container's answer, not an error of this program
+    """The container timed out or closed the connection; `code` is the stream error's."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -249,36 +240,33 @@ class _Broken(Exception):  # noqa: N818 - what happened to the container's answe
 
 
 class _ContainerAnswer:
-    """One request to a container and its answer, read against a deadline (of time.monotonic)."""
+    """One request to a container and its answer, which must be complete within `limit_s`."""
 
-    def __init__(self, endpoint: LocalEndpoint, body: bytes, headers: Mapping[str, str], deadline: float) -> None:
-        where = urlsplit(endpoint.container_url)
-        self._deadline = deadline
-        self._connection = http.client.HTTPConnection(where.hostname or "127.0.0.1", where.port or 80, timeout=5)
-        self._socket: socket.socket | None = None
-        try:
-            with self._watched():
-                self._connection.connect()
-            self._socket = self._connection.sock
-            with self._watched():
-                self._connection.request("POST", "/invocations", body, dict(headers))
-                self._response = self._connection.getresponse()
-        except _Broken:
-            self._connection.close()
-            raise
+    def __init__(self, container_url: str, body: bytes, headers: Mapping[str, str], limit_s: float) -> None:
+        self._deadline = time.monotonic() + limit_s
+        with self._errors():
+            self._response = _CONNECTIONS.request(
+                "POST",
+                f"{container_url}/invocations",
+                body=body,
+                headers={**_OWN_HEADERS, **headers},
+                timeout=urllib3.Timeout(connect=_CONNECT_S, total=limit_s),
+                redirect=False,
+                preload_content=False,
+            )
+        # urllib3's time-out is for one read. A body that arrives slowly is cut off at the deadline by this timer.
+        self._timer = threading.Timer(self._deadline - time.monotonic(), self._end_reading)
+        self._timer.daemon = True
+        self._timer.start()
         self.status = self._response.status
         self.content_type = self._response.headers.get("Content-Type", "application/octet-stream")
-        self.headers = {
-            name: self._response.headers[name] for name in _TO_CLIENT if self._response.headers.get(name) is not None
-        }
+        self.headers = {name: self._response.headers[name] for name in _TO_CLIENT if name in self._response.headers}
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes. Raises _Broken."""
+        """The body as it arrives. Raises _Broken."""
         while True:
-            with self._watched():
+            with self._errors():
                 piece = self._response.read1(1 << 16)
-                if not piece and self._response.length:
-                    raise http.client.IncompleteRead(b"", self._response.length)
             if not piece:
                 return
             yield piece
@@ -288,27 +276,30 @@ class _ContainerAnswer:
         return b"".join(self.pieces())
 
     def close(self) -> None:
-        """Let go of the container: it sees that its client has gone where it was still writing."""
+        """Close the connection: a container that is still writing sees the disconnect."""
+        self._timer.cancel()
         self._response.close()
-        self._connection.close()
+
+    def _end_reading(self) -> None:
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has been read to its end meanwhile
+            self._response.shutdown()
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Gives a block of reading what is left until the deadline, and what goes wrong in it its name."""
-        if self._socket is not None:
-            self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
+    def _errors(self) -> Iterator[None]:
+        """Translates what fails inside the block, or ends after the deadline. Raises _Broken."""
         try:
             yield
-        except TimeoutError as error:
-            raise _Broken("ModelInvocationTimeExceeded", _TIMED_OUT) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise _Broken("StreamBroken", f"the connection to the container broke: {error!r}") from error
-        if time.monotonic() > self._deadline:
-            raise _Broken("ModelInvocationTimeExceeded", _TIMED_OUT)
+        except HTTPError as error:
+            if not isinstance(error, RequestTimeout) and time.monotonic() < self._deadline:
+                raise _Broken("StreamBroken", f"the connection to the container broke: {error!r}") from error
+        else:
+            if time.monotonic() < self._deadline:
+                return
+        raise _Broken("ModelInvocationTimeExceeded", _TIMED_OUT)
 
 
 def rechunked(pieces: Iterator[bytes], chance: random.Random) -> Iterator[bytes]:
-    """The same bytes cut elsewhere: pieces are split at random and their ends joined to what comes next."""
+    """The same bytes cut elsewhere: pieces are split at random and the rest is joined to the next piece."""
     held = b""
     try:
         for piece in pieces:

@@ -153,7 +153,7 @@ def test_a_session_begins_by_a_plain_call_and_not_by_a_stream(boto: Any) -> None
     assert expires == "2030-01-02T03:04:05Z"
     assert json.loads(invoke(boto, {"query": "dois"}, SessionId=session)["Body"].read())["text"] == "um / dois"
     assert invoke(boto, {"close_session": True}, SessionId=session)["ClosedSessionId"] == session
-    with pytest.raises(ClientError, match="begun by InvokeEndpoint"):
+    with pytest.raises(ClientError, match="opened by InvokeEndpoint"):
         stream(boto, {"query": "um"}, SessionId="NEW_SESSION")
 
 
