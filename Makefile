@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make run` and `make test`. Everything they need is installed by them.
+# Two commands on a fresh machine: `make run` and `make test`. They install everything they need into $(VENV).
 
 VENV    ?= .venv
 PYTHON  ?= python3
@@ -9,17 +9,18 @@ CORPUS  ?= corpus
 INDEX   ?= build/index
 HOST    ?= 127.0.0.1
 PORT    ?= 8080
-# The artifact: what of, where to, and as what (directory, or tar.gz for one model.tar.gz besides).
+# The artifact: source, destination, format (directory, or tar.gz for an additional model.tar.gz).
 DOCUMENTS ?= $(CORPUS)
 OUTPUT    ?= build/artifact
 FORMAT    ?= directory
-# The image: its name, the command that builds and runs it, and further words for `build`
+# The image: its name, the command that builds and runs it, and further options of `build`
 # (BUILD_FLAGS="--platform linux/amd64 --provenance=false --build-context artifact=build/artifact").
 IMAGE_NAME  ?= rag-inference
 DOCKER      ?= docker
 BUILD_FLAGS ?=
+VERSION      = $(shell sed -n 's/^version = "\([^"]*\)".*/\1/p' pyproject.toml)
 
-# Threads that spin while they wait starve the others of a small machine.
+# Idle OpenMP threads would spin and take the cores from the others on a small machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 
@@ -36,41 +37,45 @@ help: ## Show this list
 	@printf 'On AWS: ROLE_ARN BUCKET_NAME REGION IMAGE_NAME ENDPOINT_NAME INSTANCE_TYPE INSTANCES CONTEXT CONCURRENCY VARIANT (deploy/deploy.mk)\n'
 
 .PHONY: run
-run: install index ## Install what is missing, build the index, serve, and show how to ask
+run: install index ## Install, build the index, serve, and print an example request
 	@HOST=$(HOST) PORT=$(PORT) INDEX=$(INDEX) exec $(PY) serve --example
 
 .PHONY: install
-install: $(VENV)/.installed ## Install the pinned requirements into $(VENV)
+install: $(VENV)/.installed ## Install the container's locked packages into $(VENV)
 
 .PHONY: index
 index: $(INDEX)/manifest.json ## Build the index of $(CORPUS)
 
-$(INDEX)/manifest.json: $(VENV)/.installed-artifact $(shell find $(CORPUS) -type f 2>/dev/null)
+$(INDEX)/manifest.json: $(VENV)/.installed $(VENV)/.installed-documents $(shell find $(CORPUS) -type f 2>/dev/null)
 	@echo "Building the index of $(CORPUS)"
 	@$(PY) -m rag.build_index --documents $(CORPUS) --output $(INDEX) \
 		$(if $(EMBEDDING_MODEL),--embedding-model $(EMBEDDING_MODEL)) $(if $(ADAPTER),--adapter $(ADAPTER)) \
 		$(if $(QUERY_PREFIX),--query-prefix '$(QUERY_PREFIX)') $(if $(PASSAGE_PREFIX),--passage-prefix '$(PASSAGE_PREFIX)')
 
 .PHONY: artifact
-artifact: $(VENV)/.installed-artifact ## Documents, models, settings and plan as one directory for S3, in $(OUTPUT)
+artifact: install $(VENV)/.installed-documents ## Pack documents, models, settings and plan as one directory for S3, $(OUTPUT)
 	@$(PY) -m rag.build_artifact --documents '$(DOCUMENTS)' --output '$(OUTPUT)' --format $(FORMAT) $(if $(STRICT),--strict)
 
 .PHONY: build
 build: ## Build the image $(IMAGE_NAME)
-	@$(DOCKER) build --build-arg TORCH="$(TORCH)" $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_FLAGS) \
+	@$(DOCKER) build --build-arg VERSION=$(VERSION) --build-arg TORCH="$(TORCH)" $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_FLAGS) \
 		-t $(IMAGE_NAME) .
 
 .PHONY: image-test
-image-test: $(VENV)/.installed-test ## Build the image, print its size, put the contract tests on it
+image-test: install $(VENV)/.installed-test ## Build the image, print its size, run the contract tests against it
 	@DOCKER="$(DOCKER)" IMAGE_NAME="$(IMAGE_NAME)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PY) -m pytest -rs -s tests/container
 
 .PHONY: test
-test: check index ## Lint, type-check, then every test (ENDPOINT_NAME: the contract tests on that endpoint as well)
-	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest
+test: check index ## make check, then all tests with the coverage (ENDPOINT_NAME: the contract tests on that endpoint as well)
+	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest --cov
 	@$(if $(ENDPOINT_NAME),$(MAKE) --no-print-directory smoke)
 
+.PHONY: unit
+unit: install $(VENV)/.installed-test ## The unit tests, in seconds (T=words: only those whose names contain them)
+	@$(PY) -m pytest tests/unit $(if $(T),-k '$(T)')
+
 .PHONY: check
-check: $(VENV)/.installed-test ## ruff, mypy and import-linter
+check: install $(VENV)/.installed-test ## ruff, mypy and import-linter
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
@@ -79,12 +84,11 @@ check: $(VENV)/.installed-test ## ruff, mypy and import-linter
 include deploy/deploy.mk
 
 .PHONY: bench
-bench: install index $(VENV)/.installed-test ## What is measured, one script a question (see benchmarks/)
+bench: index $(VENV)/.installed-test ## The load benchmark; benchmarks/ has the others
 	@$(PY) -m benchmarks.load
 
 .PHONY: train
-train: install ## Train an adapter behind the embedder from DATA=pairs.jsonl into ADAPTER (build/adapter)
-	@$(PIP) install -r requirements-train.txt
+train: install ## Train an embedding adapter from DATA=pairs.jsonl into ADAPTER (build/adapter)
 	@$(PY) -m training.train_adapter $(DATA) --output $(or $(ADAPTER),build/adapter) $(TRAIN_OPTIONS)
 
 .PHONY: notebooks
@@ -92,8 +96,8 @@ notebooks: index $(VENV)/.installed-notebooks ## Execute the notebooks into buil
 	@INDEX=$(INDEX) $(PY) -m notebooks.execute $(if $(KEEP),--keep)
 
 .PHONY: clean
-clean: $(CLEANED_ENDPOINT) ## Remove what was built, and the endpoint ENDPOINT_NAME where it is given
-	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: $(CLEANED_ENDPOINT) ## Remove build outputs and caches, and the endpoint ENDPOINT_NAME if given
+	@rm -rf build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@test ! -e $(DEPLOYMENT) || sed -n 's/.*"endpoint": "\(.*\)".*/The endpoint \1 is still deployed: make clean ENDPOINT_NAME=\1/p' $(DEPLOYMENT)
 
 $(PY):
@@ -101,23 +105,23 @@ $(PY):
 		echo "Installing python3-venv"; apt-get -qq update && apt-get -qq install -y python3-venv; }
 	@$(PYTHON) -m venv $(VENV)
 
+# torch comes last and without a hash, because TORCH chooses the build: its Python dependencies are in the lock, so a
+# CPU build adds nothing, and a CUDA build only the CUDA libraries.
 $(VENV)/.installed: requirements.txt | $(PY)
-	@echo "Installing $(firstword $(TORCH)) and requirements.txt into $(VENV) (a few minutes the first time)"
+	@echo "Installing requirements.txt and $(firstword $(TORCH)) into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --require-hashes --no-deps -r requirements.txt
 	@$(PIP) install $(TORCH)
-	@$(PIP) install -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-artifact: $(VENV)/.installed requirements-artifact.txt
-	@echo "Installing requirements-artifact.txt"
-	@$(PIP) install -r requirements-artifact.txt
+# An extra of pyproject.toml, and the project itself as a link to this directory.
+$(VENV)/.installed-%: constraints.txt | $(PY)
+	@echo "Installing the extra $*"
+	@$(PIP) install --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-$(VENV)/.installed-notebooks: $(VENV)/.installed requirements-notebooks.txt requirements-deploy.txt
-	@echo "Installing requirements-notebooks.txt"
-	@$(PIP) install -r requirements-notebooks.txt
-	@touch $@
-
-$(VENV)/.installed-test: $(VENV)/.installed-artifact $(VENV)/.installed-notebooks requirements-test.txt requirements-deploy.txt
-	@echo "Installing requirements-test.txt"
-	@$(PIP) install -r requirements-test.txt
-	@touch $@
+LOCK = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 --no-emit-package torch \
+	--custom-compile-command 'make lock'
+.PHONY: lock
+lock: $(VENV)/.installed-test ## Resolve the pins of pyproject.toml again, into requirements.txt and constraints.txt
+	@$(LOCK) --generate-hashes --extra container -o requirements.txt
+	@$(LOCK) --no-annotate $(addprefix --extra ,client deploy documents notebooks ray train test) -c requirements.txt -o constraints.txt

@@ -1,26 +1,28 @@
-"""What a call to an endpoint can fail with, read out of what the SageMaker Runtime says.
+"""The typed errors of a call to an endpoint, read from the SageMaker Runtime's response.
 
     CallFailed
     ├── InvalidRequest      the request is wrong; `field`, `value`, `limit` and `remedy` say how
-    │   └── SessionClosed   the session was closed, has expired, or never was
-    ├── DoesNotFit          the deployment cannot hold it; `fixes` are changes that were each checked to help
-    ├── Overloaded          every place is taken; come back in `retry_after_s`
-    ├── NotReady            loading, or the platform is making room
+    │   └── SessionClosed   the session is closed, expired or unknown
+    ├── DoesNotFit          the deployment's memory cannot hold it; each of `fixes` is a change that was checked to help
+    ├── Overloaded          at capacity; retry after `retry_after_s`
+    ├── NotReady            loading, draining, or throttled by the platform
     ├── NoSuchEndpoint      no endpoint of that name is in service
-    ├── TookTooLong         no answer within the platform's time
-    ├── StreamBroken        the answer began and broke off
-    ├── Unreachable         no connection, or no credentials: nothing was asked
+    ├── TookTooLong         no answer within the platform's time limit
+    ├── StreamBroken        the stream broke off after it had begun
+    ├── Unreachable         no connection, or no credentials: nothing was sent
     └── ServerFailed        the container or the platform failed
 
-A container's refusal is JSON in ModelError's OriginalMessage; every member of it that says something is kept.
+A container's refusal is JSON in ModelError's OriginalMessage; its fields become the error's attributes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from botocore.eventstream import ParserError
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -28,12 +30,13 @@ from botocore.exceptions import (
     ParamValidationError,
     ReadTimeoutError,
 )
+from urllib3.exceptions import HTTPError
 
 _LONGEST_LINE = 300
 
 
 class CallFailed(Exception):  # noqa: N818 - named for what happened
-    """The root. `retryable`: the very same call may succeed later. `document`: the container's refusal."""
+    """The base class. `retryable`: the same call may succeed later. `document`: the container's refusal."""
 
     def __init__(self, message: str, *, status: int | None = None, document: Mapping[str, Any] | None = None) -> None:
         self.document: Mapping[str, Any] = document or {}
@@ -51,32 +54,32 @@ class CallFailed(Exception):  # noqa: N818 - named for what happened
         super().__init__(self._text())
 
     def _text(self) -> str:
-        told = [self.message]
+        parts = [self.message]
         if self.remedy:
-            told.append(self.remedy)
+            parts.append(self.remedy)
         if self.fixes:
-            told.append("any one of these helps: " + "; ".join(_fix_text(fix) for fix in self.fixes))
-        return ". ".join(part.rstrip(".") for part in told)
+            parts.append("any one of these helps: " + "; ".join(_fix_text(fix) for fix in self.fixes))
+        return ". ".join(part.rstrip(".") for part in parts)
 
 
 class InvalidRequest(CallFailed):
-    """The request itself is wrong."""
+    """The request is wrong."""
 
 
 class SessionClosed(InvalidRequest):
-    """The session was closed, has expired, or never was."""
+    """The session is closed, expired or unknown."""
 
 
 class DoesNotFit(CallFailed):
-    """The deployment cannot hold what was asked."""
+    """The deployment's memory cannot hold the request."""
 
 
 class Overloaded(CallFailed):
-    """Every place is taken."""
+    """The endpoint is at capacity."""
 
 
 class NotReady(CallFailed):
-    """Nobody can answer yet."""
+    """The endpoint cannot answer yet."""
 
 
 class NoSuchEndpoint(CallFailed):
@@ -84,15 +87,15 @@ class NoSuchEndpoint(CallFailed):
 
 
 class TookTooLong(CallFailed):
-    """No answer within the platform's time."""
+    """No answer within the platform's time limit."""
 
 
 class StreamBroken(CallFailed):
-    """The answer began and broke off."""
+    """The stream broke off after it had begun."""
 
 
 class Unreachable(CallFailed):
-    """Nothing was asked: no connection or no credentials."""
+    """No connection, or no credentials: nothing was sent."""
 
 
 class ServerFailed(CallFailed):
@@ -112,7 +115,7 @@ _WAIT_AND_RETRY = {"retryable": True}
 def _fix_text(fix: Mapping[str, Any] | str) -> str:
     if isinstance(fix, str):
         return fix
-    # sizing's fixes are flags; a request's are fields to set, or settings to deploy with
+    # Fixes by sizing are flags; fixes of a request are fields to set, or settings to deploy with.
     changed = fix.get("flags") or ", ".join(
         f"{prefix}{name}={value}"
         for prefix, changes in (("", fix.get("set", {})), ("deploy with ", fix.get("deploy", {})))
@@ -123,11 +126,11 @@ def _fix_text(fix: Mapping[str, Any] | str) -> str:
 
 
 def from_refusal(status: int, text: str) -> CallFailed:
-    """The error of a container that answered `status` with `text`, its refusal as JSON where it is whole."""
+    """The error of a container that answered `status` with `text`, its refusal as JSON unless it was truncated."""
     try:
         document = json.loads(text)["error"]
         message = str(document["message"])
-    except (ValueError, KeyError, TypeError):  # not the project's container, or cut at 2,048 characters
+    except (ValueError, KeyError, TypeError):  # not this project's container, or truncated at 2,048 characters
         document, message = {}, " ".join(text.split())[:_LONGEST_LINE] or f"the container answered {status} and no text"
     if status == 0:
         return TookTooLong(message, status=status) if "timed out" in text else ServerFailed(message, status=status)
@@ -138,13 +141,24 @@ def from_refusal(status: int, text: str) -> CallFailed:
 
 
 def from_event(event: Mapping[str, Any]) -> CallFailed:
-    """The error of a stream whose last event is one."""
+    """The error of a stream that ended with an error event."""
     document = event.get("error", event)
     return StreamBroken(str(document.get("message", "the stream ended with an error")), document=document)
 
 
+@contextmanager
+def translated(endpoint: str, *, not_json: type[CallFailed]) -> Iterator[None]:
+    """Raises what boto3 and urllib3 raise inside the block as a CallFailed, and a ValueError as `not_json`."""
+    try:
+        yield
+    except (BotoCoreError, ClientError, ParserError, HTTPError, OSError) as error:
+        raise from_boto(error, endpoint) from error
+    except ValueError as error:
+        raise not_json(f"{endpoint}: the answer is no JSON: {error}") from error
+
+
 def from_boto(error: Exception, endpoint: str) -> CallFailed:
-    """The error that boto3's stands for."""
+    """The typed error of an error that boto3 raised."""
     if isinstance(error, ClientError):
         return _from_client_error(error, endpoint)
     if isinstance(error, ReadTimeoutError):
@@ -161,8 +175,8 @@ def from_boto(error: Exception, endpoint: str) -> CallFailed:
 
 def _from_client_error(error: ClientError, endpoint: str) -> CallFailed:
     response: dict[str, Any] = dict(error.response)
-    told = response.get("Error", {})
-    code, message = str(told.get("Code", "")), str(told.get("Message", "") or response.get("Message", ""))
+    details = response.get("Error", {})
+    code, message = str(details.get("Code", "")), str(details.get("Message", "") or response.get("Message", ""))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "ModelError":
         failure = from_refusal(int(response.get("OriginalStatusCode", 0)), str(response.get("OriginalMessage", "")))

@@ -30,8 +30,8 @@ class Limits:
 def ping_status(url: str, timeout_s: float) -> int:
     """The status of GET /ping, or 0 where no answer came within `timeout_s`."""
     try:
-        headers = {"Connection": "close"}
-        return urllib3.request("GET", f"{url}/ping", headers=headers, timeout=timeout_s, retries=False).status
+        with urllib3.connection_from_url(url, retries=False, timeout=timeout_s) as pool:
+            return pool.request("GET", "/ping").status
     except HTTPError:
         return 0
 

@@ -49,10 +49,7 @@ _TIMED_OUT = (
     "each container in Amazon CloudWatch, resolve the issue, and try again."
 )
 _CONNECT_S = 5.0
-_CONNECTIONS = urllib3.PoolManager(maxsize=256, retries=False)
-# urllib3 adds its own User-Agent otherwise. One connection per request: a container that has been replaced must not be
-# reached over a connection that was kept open.
-_OWN_HEADERS: dict[str, str] = {"User-Agent": urllib3.util.SKIP_HEADER, "Connection": "close"}
+_NO_USER_AGENT = {"User-Agent": urllib3.util.SKIP_HEADER}  # urllib3 adds its own otherwise
 
 
 class LocalRuntime:
@@ -244,12 +241,14 @@ class _ContainerAnswer:
 
     def __init__(self, container_url: str, body: bytes, headers: Mapping[str, str], limit_s: float) -> None:
         self._deadline = time.monotonic() + limit_s
+        # A pool for this request alone: none of its connections can be stale, as one kept from an earlier request can.
+        self._pool = urllib3.connection_from_url(container_url, retries=False)
         with self._errors():
-            self._response = _CONNECTIONS.request(
+            self._response = self._pool.request(
                 "POST",
-                f"{container_url}/invocations",
+                "/invocations",
                 body=body,
-                headers={**_OWN_HEADERS, **headers},
+                headers={**_NO_USER_AGENT, **headers},
                 timeout=urllib3.Timeout(connect=_CONNECT_S, total=limit_s),
                 redirect=False,
                 preload_content=False,
@@ -279,6 +278,7 @@ class _ContainerAnswer:
         """Close the connection: a container that is still writing sees the disconnect."""
         self._timer.cancel()
         self._response.close()
+        self._pool.close()
 
     def _end_reading(self) -> None:
         with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has been read to its end meanwhile

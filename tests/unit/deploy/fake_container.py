@@ -24,7 +24,7 @@ class FakeContainer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.sessions: dict[str, list[str]] = {}
-        self.hung_up = threading.Event()
+        self.client_left = threading.Event()
         self.busy = 0
         self._server = _Server(self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -57,7 +57,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.container.hung_up.set()
+        self.container.client_left.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

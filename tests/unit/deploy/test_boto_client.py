@@ -172,7 +172,7 @@ def test_closing_a_stream_lets_the_container_know(client: Client, container: Fak
     stream = client.stream(pieces=[line] * 50, pause_s=0.01)
     next(stream)
     stream.close()
-    assert container.hung_up.wait(5)
+    assert container.client_left.wait(5)
 
 
 def test_a_session_keeps_the_conversation_and_closes_itself(client: Client, container: FakeContainer) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploy.local.eventstream import payload_part, stream_error
 from deploy.local.runtime import rechunked
-from rag_client.frames import EventReader
+from rag_client.frames import read_events
 
 EVENTS: list[dict[str, Any]] = [
     {"type": "sources", "sources": [{"title": "Brasília — “capital”", "text": 'linha\nquebrada\r\u2028 aspas "'}]},
@@ -24,16 +24,11 @@ SSE = b"".join(
 )
 
 
-def read(pieces: list[bytes]) -> list[dict[str, object]]:
-    reader = EventReader()
-    return [event for piece in pieces for event in reader.feed(piece)] + list(reader.close())
-
-
 @pytest.mark.parametrize("stream", [JSON_LINES, SSE, JSON_LINES.rstrip(), SSE + b"data: [DONE]\n\n", b": hi\n" + SSE])
 def test_a_stream_cut_at_every_byte_gives_the_same_events(stream: bytes) -> None:
     for cut in range(len(stream) + 1):
-        assert read([stream[:cut], stream[cut:]]) == EVENTS
-    assert read([stream[place : place + 1] for place in range(len(stream))]) == EVENTS
+        assert list(read_events([stream[:cut], stream[cut:]])) == EVENTS
+    assert list(read_events(stream[place : place + 1] for place in range(len(stream)))) == EVENTS
 
 
 @given(st.integers(0, 2**32), st.sampled_from([JSON_LINES, SSE]))
@@ -41,12 +36,12 @@ def test_a_rechunked_stream_gives_the_same_events(seed: int, stream: bytes) -> N
     lines = iter(stream.splitlines(keepends=True))
     pieces = list(rechunked(lines, random.Random(seed)))
     assert b"".join(pieces) == stream
-    assert read(pieces) == EVENTS
+    assert list(read_events(pieces)) == EVENTS
 
 
 def test_a_line_that_is_no_json_object_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON object"):
-        list(EventReader().feed(b"[1]\n"))
+        list(read_events([b"[1]\n"]))
 
 
 @given(st.binary(max_size=300), st.integers(1, 40))

@@ -127,7 +127,7 @@ def test_a_client_that_leaves_in_mid_stream_lets_the_container_know(boto: Any, c
     begun = iter(response["Body"])
     next(begun)
     response["Body"].close()
-    assert container.hung_up.wait(5)
+    assert container.client_left.wait(5)
 
 
 @pytest.mark.parametrize(
