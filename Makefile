@@ -66,8 +66,10 @@ image-test: install $(VENV)/.installed-test ## Build the image, print its size, 
 	@DOCKER="$(DOCKER)" IMAGE_NAME="$(IMAGE_NAME)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PY) -m pytest -rs -s tests/container
 
 .PHONY: test
-test: check index ## make check, then all tests with the coverage (ENDPOINT_NAME: the contract tests on that endpoint as well)
-	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest --cov
+test: check index ## make check, then all tests, with the unit tests' coverage (ENDPOINT_NAME: the contract tests on it as well)
+	@$(PY) -m pytest tests/unit --cov --cov-report=
+	@printf 'Coverage of the unit tests: %s %%\n' "$$($(PY) -m coverage report --format=total)"
+	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest --ignore tests/unit
 	@$(if $(ENDPOINT_NAME),$(MAKE) --no-print-directory smoke)
 
 .PHONY: unit

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,6 +16,8 @@ import pytest
 from deploy.local.local_endpoint import Limits
 from deploy.local.runtime import LocalRuntime
 from rag_client.client import CONFIG, Client
+from tests.unit.deploy.deploying import BROKEN, BUCKET, MANIFEST
+from tests.unit.deploy.fake_aws import Platform, platform
 from tests.unit.deploy.fake_container import FakeContainer
 
 ENDPOINT = "rag"
@@ -68,3 +72,25 @@ def boto(runtime: LocalRuntime) -> Any:
 @pytest.fixture
 def client(runtime: LocalRuntime) -> Client:
     return Client(ENDPOINT, endpoint_url=runtime.url, patience_s=2)
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Platform]:
+    """An account with the bucket, the image, and containers that say what their index holds."""
+    started: list[FakeContainer] = []
+
+    def launch(_: dict[str, Any], files: dict[str, bytes]) -> str:
+        text = json.loads(files["index/passages.jsonl"])["text"] if files else "serverless"
+        started.append(FakeContainer(text, ping=500 if text == BROKEN else 200))
+        return started[-1].url
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    with platform(launch, monkeypatch) as made:
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        ecr = boto3.client("ecr")
+        ecr.create_repository(repositoryName="rag")
+        ecr.put_image(repositoryName="rag", imageManifest=MANIFEST, imageTag="latest")
+        yield made
+    for container in started:
+        container.close()
