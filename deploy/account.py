@@ -1,4 +1,4 @@
-"""The way to AWS: one place for clients, their retries, and what their errors come to."""
+"""AWS access: boto3 clients, their retries, and the translation of their errors to DeployError."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy.errors import explained, is_absent
 
-# Standard mode retries throttling with growing pauses; AWS_MAX_ATTEMPTS says how often.
+# Standard mode retries throttled calls with a growing back-off; AWS_MAX_ATTEMPTS is the number of attempts.
 _CONFIG = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as it would be made: boto3's service, its method, and its parameters."""
+    """One boto3 call: service, method and parameters."""
 
     service: str
     operation: str
     parameters: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """For --dry-run."""
+        """The call as JSON, for --dry-run."""
         return {"service": self.service, "operation": self.operation, "parameters": self.parameters}
 
 
 class Account:
-    """boto3 clients of one region, made when first used. Raises DeployError only, whatever boto3 raises."""
+    """boto3 clients of one region, created on first use. Every error of boto3 is raised as DeployError."""
 
     def __init__(self, region: str | None = None) -> None:
         self._region = region
@@ -61,7 +61,7 @@ class Account:
         return response
 
     def find(self, call: Call) -> dict[str, Any] | None:
-        """Make `call`; its response, or None where what it names is not there."""
+        """Make `call`; its response, or None where the resource does not exist."""
         try:
             response: dict[str, Any] = getattr(self.client(call.service), call.operation)(**call.parameters)
         except ClientError as error:

@@ -1,4 +1,4 @@
-"""What each command does. Exit status: 0 done, 1 failed, 2 an option is wrong, 3 the plan does not fit."""
+"""The commands of `python -m deploy`. Exit status: 0 done, 1 failed, 2 wrong option, 3 the plan does not fit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from deploy.state import State, forget_state, read_state, write_state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. What goes wrong is one line on stderr."""
+    """Run one command; returns the exit status. An error is one line on stderr."""
     args = build_parser().parse_args(argv)
     console = Console()
     run = {"deploy": _deploy, "serverless": _deploy, "push": _push, "status": _status, "clean": _clean}
@@ -53,7 +53,7 @@ def _push(args: argparse.Namespace, console: Console) -> int:
         account,
         args.image_name,
         docker=args.docker,
-        told=lambda line: console.print(line, highlight=False, soft_wrap=True),
+        report=lambda line: console.print(line, highlight=False, soft_wrap=True),
     )
     return 0
 
@@ -104,11 +104,13 @@ def _deploy(args: argparse.Namespace, console: Console) -> int:
     console.print(f"endpoint {endpoint} {done}: configuration {wanted.config_name}", highlight=False, soft_wrap=True)
     write_state(State(endpoint, account.region, args.image_name or "", bucket))
     if args.no_wait:
-        console.print("once it is InService, the same command sets autoscaling up", highlight=False)
+        console.print("run the same command again once it is InService, to set up autoscaling", highlight=False)
         return 0
     watch(account, endpoint, console, wanted_config=wanted.config_name, poll_s=args.poll_s)
     finish(account, wanted)
-    console.print(f'ask it: Client("{endpoint}", region="{account.region}").ask("…")', highlight=False, soft_wrap=True)
+    console.print(
+        f'ask it: rag_client.Client("{endpoint}", region="{account.region}").ask("…")', highlight=False, soft_wrap=True
+    )
     return 0
 
 
@@ -135,7 +137,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _dry(wanted: Deployment) -> dict[str, object]:
-    """The calls for a new endpoint, and the one that takes create_endpoint's place where it exists."""
+    """The calls for a new endpoint, and the call that replaces create_endpoint where the endpoint exists."""
     update = wanted.update_endpoint(rollback_alarms(wanted.endpoint), wanted.plan.instances)
     return {
         "plan": wanted.plan.to_json(),
@@ -168,12 +170,12 @@ def _upload(account: Account, artifact: Artifact, wanted: Deployment, console: C
 
 
 def _clean(args: argparse.Namespace, console: Console) -> int:
-    """Remove what is named; an image's name stands for the endpoint that was deployed from here with it."""
+    """Remove the endpoint. An image name selects the endpoint that was last deployed with it from this directory."""
     endpoint, state = args.endpoint_name, read_state()
     if endpoint is None and args.image_name and state is not None and state.image == args.image_name:
         endpoint = state.endpoint
     if endpoint is None and args.image_name:
-        console.print(f"no endpoint was deployed from here with the image {args.image_name}", highlight=False)
+        console.print(f"no endpoint was deployed from this directory with the image {args.image_name}", highlight=False)
         return 0
     endpoint = checked_endpoint(endpoint)
     clean(
@@ -185,7 +187,7 @@ def _clean(args: argparse.Namespace, console: Console) -> int:
         poll_s=args.poll_s,
     )
     forget_state(endpoint)
-    console.print(f"nothing of the endpoint {endpoint} is left", highlight=False, soft_wrap=True)
+    console.print(f"the endpoint {endpoint} is removed", highlight=False, soft_wrap=True)
     return 0
 
 

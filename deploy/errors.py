@@ -1,9 +1,9 @@
-"""What can go wrong while deploying, as one line that names the thing, the reason and the remedy.
+"""Deployment errors, each as one line with the subject, the reason and the remedy.
 
 DeployError                 exit status 1
-├── WrongOption             exit status 2: an option is wrong; nothing was asked of AWS
-├── Refused                 exit status 3: the plan does not fit; nothing was asked of AWS
-└── EndpointFailed          the endpoint did not come into service on what was deployed; carries its reason
+├── WrongOption             exit status 2: an option is wrong; no AWS call was made
+├── Refused                 exit status 3: the plan does not fit; no AWS call was made
+└── EndpointFailed          the endpoint did not reach InService with the deployed configuration; has the reason
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-# AWS's names of an error, what it means, and what helps.
+# AWS error codes, their meaning, and the remedy.
 _KNOWN = (
     (
         ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown"),
@@ -34,13 +34,13 @@ _KNOWN = (
     ),
     (
         ("ResourceLimitExceeded", "LimitExceededException", "ServiceQuotaExceededException"),
-        "a quota of the account stands in the way",
-        "Ask for more in Service Quotas, or take another INSTANCE_TYPE or fewer INSTANCES.",
+        "a quota of the account is exceeded",
+        "Request an increase in Service Quotas, or use another INSTANCE_TYPE or fewer INSTANCES.",
     ),
     (
         ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"),
         "not allowed",
-        "Give this identity the permission.",
+        "Grant this identity the permission.",
     ),
     (
         ("NoSuchBucket", "404"),
@@ -52,7 +52,7 @@ _LONGEST_LINE = 600
 
 
 class DeployError(Exception):
-    """The root."""
+    """The base class."""
 
     exit_status: ClassVar[int] = 1
 
@@ -69,7 +69,7 @@ class WrongOption(DeployError):  # noqa: N818 - named for what happened
 
 
 class Refused(DeployError):  # noqa: N818
-    """The plan does not fit; `str()` is the refusal with its fixes, over several lines."""
+    """The plan does not fit; `str()` is the refusal with its fixes, on several lines."""
 
     exit_status = 3
 
@@ -82,7 +82,7 @@ class Refused(DeployError):  # noqa: N818
 
 
 class EndpointFailed(DeployError):  # noqa: N818
-    """The endpoint did not come into service on what was deployed. `log_lines` are the container's last."""
+    """The endpoint did not reach InService with the deployed configuration. `log_lines`: the container's last."""
 
     def __init__(self, message: str, remedy: str = "", log_lines: tuple[str, ...] = ()) -> None:
         super().__init__(message, remedy)
@@ -90,17 +90,17 @@ class EndpointFailed(DeployError):  # noqa: N818
 
 
 def code_of(error: ClientError) -> str:
-    """AWS's name of the error."""
+    """AWS's error code."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def text_of(error: ClientError) -> str:
-    """AWS's text of the error."""
+    """AWS's error message."""
     return str(error.response.get("Error", {}).get("Message", ""))
 
 
 def is_absent(error: ClientError) -> bool:
-    """Whether the thing asked for is not there: every service has its own way to say so."""
+    """Whether the resource does not exist: every service reports that differently."""
     code, text = code_of(error), text_of(error).lower()
     if code in (
         "ResourceNotFound",
@@ -116,7 +116,7 @@ def is_absent(error: ClientError) -> bool:
 
 
 def explained(error: ClientError | BotoCoreError, operation: str) -> DeployError:
-    """The one line that `error` of `operation` comes to."""
+    """`error` of `operation` as a DeployError."""
     if isinstance(error, BotoCoreError):
         return _explained_locally(error, operation)
     code, text = code_of(error), text_of(error)
@@ -124,7 +124,7 @@ def explained(error: ClientError | BotoCoreError, operation: str) -> DeployError
     if "role" in lower and any(word in lower for word in ("assume", "trust", "does not exist", "invalid")):
         return DeployError(f"ROLE_ARN: {text}", "It must exist and let sagemaker.amazonaws.com assume it.")
     if "already exist" in lower:
-        return DeployError(f"{operation}: {text}", "Somebody else made it meanwhile: repeat the command.")
+        return DeployError(f"{operation}: {text}", "It was created meanwhile: repeat the command.")
     for codes, reason, remedy in _KNOWN:
         if code in codes:
             return DeployError(f"{operation}: {reason}{f' ({text})' if text else ''}", remedy)
@@ -137,5 +137,5 @@ def _explained_locally(error: BotoCoreError, operation: str) -> DeployError:
     if isinstance(error, NoRegionError):
         return DeployError("no region", "Set REGION, or run `aws configure`.")
     if isinstance(error, ProfileNotFound):
-        return DeployError(f"AWS_PROFILE: {error}", "`aws configure list-profiles` names those that are there.")
+        return DeployError(f"AWS_PROFILE: {error}", "`aws configure list-profiles` lists the existing ones.")
     return DeployError(f"{operation}: {error}")

@@ -1,4 +1,4 @@
-"""What was deployed from this directory, remembered in one small file, so that `clean` and `status` find it again."""
+"""The last deployment from this directory, in a small file that `clean` and `status` read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = Path(".deployment.json")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The endpoint, where it is, and the image and bucket it came from."""
+    """The endpoint, its region, and the image and bucket it was deployed from."""
 
     endpoint: str
     region: str
@@ -20,7 +20,7 @@ class State:
 
 
 def read_state(path: Path = FILE) -> State | None:
-    """What was written, or None where there is nothing or it can't be read."""
+    """The stored state, or None where there is none or it can't be read."""
     try:
         return State(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -28,12 +28,12 @@ def read_state(path: Path = FILE) -> State | None:
 
 
 def write_state(state: State, path: Path = FILE) -> None:
-    """Remember `state`."""
+    """Store `state`."""
     path.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
 
 
 def forget_state(endpoint: str, path: Path = FILE) -> None:
-    """Forget `endpoint`, if it is the one remembered."""
+    """Delete the stored state if it is of `endpoint`."""
     state = read_state(path)
     if state is not None and state.endpoint == endpoint:
         path.unlink(missing_ok=True)

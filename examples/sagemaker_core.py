@@ -1,7 +1,7 @@
 """The same invocation through `sagemaker-core`, the resource layer of the SageMaker SDK.
 
 Run it by `make sagemaker-core RUNTIME_URL=http://127.0.0.1:8090 ENDPOINT_NAME=rag`, or without RUNTIME_URL on AWS. It
-has a virtual environment of its own, since sagemaker-core asks for an older rich than the project's.
+uses a separate virtual environment, because sagemaker-core needs an older rich than the project.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 
 
 def main() -> int:
-    """Ask once; the answer's text goes to stdout."""
+    """Ask one question; prints the answer's text."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--endpoint-name", required=True)
-    parser.add_argument("--runtime-url", help="the local stand-in in place of AWS")
+    parser.add_argument("--runtime-url", help="URL of the local stand-in (default: AWS)")
     parser.add_argument("--query", default="Qual a capital do Brasil?")
     args = parser.parse_args()
     if args.runtime_url:

@@ -1,4 +1,4 @@
-"""Alarms of an endpoint: near the plan's capacity, failing, slow. An update is rolled back on the last two."""
+"""CloudWatch alarms of an endpoint: near capacity, 5xx errors, latency. An update is rolled back on the last two."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _MOST_5XX = 5
 
 
 def alarm_names(endpoint: str) -> dict[str, str]:
-    """What each alarm is called."""
+    """Alarm kind → its name."""
     return {kind: f"{endpoint}-{kind}" for kind in ("capacity", "5xx", "latency")}
 
 
 def rollback_alarms(endpoint: str) -> tuple[str, ...]:
-    """Those that say that a new version is worse; a full house says nothing about it."""
+    """The alarms that indicate a bad version. Load near capacity does not."""
     names = alarm_names(endpoint)
     return names["5xx"], names["latency"]
 
 
 def put_alarms(deployment: Deployment) -> list[Call]:
-    """The calls that make them, or make them anew."""
+    """The calls that create or update the alarms."""
     busy = max(1.0, CAPACITY_SHARE * sessions_per_instance(deployment.plan))
     endpoint = deployment.endpoint
     full = _alarm(endpoint, "capacity", "ConcurrentRequestsPerModel", "Maximum", busy, minutes=3)
     return [
         *(() if deployment.serverless_mb else (full,)),  # a serverless endpoint has no such metric
         _alarm(endpoint, "5xx", "Invocation5XXErrors", "Sum", _MOST_5XX, minutes=2),
-        # ModelLatency counts microseconds; the average, so that one long answer is no alarm.
+        # ModelLatency is in microseconds. The average, so that a single long answer raises no alarm.
         _alarm(endpoint, "latency", "ModelLatency", "Average", deployment.options.latency_s * 1e6, minutes=3),
     ]
 

@@ -1,4 +1,4 @@
-"""Autoscaling of an endpoint's instances: as many as the sessions of the plan ask for, never fewer than it has."""
+"""Autoscaling of an endpoint's instances by concurrent requests, never below the plan's number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 
 
 def target(endpoint: str) -> dict[str, Any]:
-    """What names the endpoint's instances to the autoscaler."""
+    """The autoscaling target: the endpoint's instances."""
     return {
         "ServiceNamespace": "sagemaker",
         "ResourceId": f"endpoint/{endpoint}/variant/{VARIANT}",
@@ -23,14 +23,14 @@ def target(endpoint: str) -> dict[str, Any]:
 
 
 def policy_name(endpoint: str) -> str:
-    """What the policy is called."""
+    """Name of the policy."""
     return f"{endpoint}-sessions"
 
 
 def put_scaling(deployment: Deployment) -> list[Call]:
-    """The calls that set it up; none for a serverless endpoint, which scales by itself.
+    """The calls that set up autoscaling; none for a serverless endpoint, which scales by itself.
 
-    The metric counts requests that run, wait or stream, every 10 s; its target is what one instance runs at once.
+    The metric counts running, waiting and streaming requests every 10 s; the target is one instance's concurrency.
     """
     if deployment.serverless_mb:
         return []

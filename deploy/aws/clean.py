@@ -1,4 +1,4 @@
-"""Remove what `deploy` made, in the order in which nothing is left hanging. What is gone already is no error."""
+"""Remove everything that `deploy` created, dependents first. A resource that does not exist is no error."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from deploy.aws.upload import remove_artifacts
 from deploy.errors import DeployError
 from deploy.spec.names import is_hashed
 
-Told = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 def clean(
     account: Account,
     endpoint: str,
-    told: Told,
+    report: Report,
     *,
     bucket: str | None = None,
     repository: str | None = None,
     poll_s: float = 5.0,
     limit_s: float = 1800.0,
 ) -> None:
-    """Autoscaling, alarms, endpoint, configurations, models; the artifacts in `bucket` and the images of `repository`
-    only where they are named. Raises DeployError.
+    """Remove autoscaling, alarms, endpoint, configurations, models; the artifacts in `bucket` and the images of
+    `repository` only where they are given. `report` gets a line for each. Raises DeployError.
     """
     named = target(endpoint)
     _remove(
         account, Call("application-autoscaling", "delete_scaling_policy", named | {"PolicyName": policy_name(endpoint)})
     )
     if _remove(account, Call("application-autoscaling", "deregister_scalable_target", named)):
-        told("autoscaling removed")
+        report("autoscaling removed")
     account.do(Call("cloudwatch", "delete_alarms", {"AlarmNames": sorted(alarm_names(endpoint).values())}))
-    _remove_endpoint(account, endpoint, told, poll_s, limit_s)
+    _remove_endpoint(account, endpoint, report, poll_s, limit_s)
     for noun, listing, member, key, removal in (
         ("configuration", "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "delete_endpoint_config"),
         ("model", "list_models", "Models", "ModelName", "delete_model"),
@@ -44,14 +44,14 @@ def clean(
         found = account.pages(Call("sagemaker", listing, {"NameContains": endpoint}), member)
         for name in [item[key] for item in found if is_hashed(item[key], endpoint)]:
             if _remove(account, Call("sagemaker", removal, {key: name})):
-                told(f"{noun} {name} removed")
+                report(f"{noun} {name} removed")
     if bucket:
-        told(f"{remove_artifacts(account, bucket, endpoint)} objects of its artifacts removed from {bucket}")
+        report(f"{remove_artifacts(account, bucket, endpoint)} objects of its artifacts removed from {bucket}")
     if repository and _remove(account, Call("ecr", "delete_repository", {"repositoryName": repository, "force": True})):
-        told(f"repository {repository} removed")
+        report(f"repository {repository} removed")
 
 
-def _remove_endpoint(account: Account, endpoint: str, told: Told, poll_s: float, limit_s: float) -> None:
+def _remove_endpoint(account: Account, endpoint: str, report: Report, poll_s: float, limit_s: float) -> None:
     if find_endpoint(account, endpoint) is None:
         return
     end = time.monotonic() + limit_s
@@ -60,11 +60,11 @@ def _remove_endpoint(account: Account, endpoint: str, told: Told, poll_s: float,
         if present.status == "Failed" and present.reason and time.monotonic() > end:
             raise DeployError(f"the endpoint {endpoint} can't be removed: {present.reason}")
         if time.monotonic() > end:
-            raise DeployError(f"the endpoint {endpoint} is still {present.status}", "Repeat it later.")
+            raise DeployError(f"the endpoint {endpoint} is still {present.status}", "Repeat the command later.")
         time.sleep(poll_s)
-    told(f"endpoint {endpoint} removed")
+    report(f"endpoint {endpoint} removed")
 
 
 def _remove(account: Account, call: Call) -> bool:
-    """Whether there was something to remove."""
+    """Whether there was a resource to remove."""
     return account.find(call) is not None

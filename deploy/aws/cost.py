@@ -1,4 +1,4 @@
-"""What is running in the account's region, and what it costs an hour by the catalogue's prices."""
+"""The endpoints running in the account's region, and their cost per hour by the catalogue's prices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.account import Account, Call
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Instances of one endpoint's variant; the price is None where the catalogue knows none."""
+    """Instances of one endpoint variant; the price is None where the catalogue has none."""
 
     endpoint: str
     status: str
@@ -25,7 +25,7 @@ class Running:
 
 
 def running(account: Account) -> list[Running]:
-    """Every endpoint of the region, whoever deployed it. Raises DeployError."""
+    """Every endpoint of the region, including those not deployed by this tool. Raises DeployError."""
     found = []
     for item in account.pages(Call("sagemaker", "list_endpoints", {}), "Endpoints"):
         name = item["EndpointName"]
@@ -34,7 +34,7 @@ def running(account: Account) -> list[Running]:
             continue
         named = {"EndpointConfigName": endpoint["EndpointConfigName"]}
         config = account.find(Call("sagemaker", "describe_endpoint_config", named)) or {}
-        types = {told["VariantName"]: told.get("InstanceType", "") for told in config.get("ProductionVariants", ())}
+        types = {item["VariantName"]: item.get("InstanceType", "") for item in config.get("ProductionVariants", ())}
         for variant in endpoint.get("ProductionVariants", ()):
             instance_type = types.get(variant["VariantName"], "")
             count = variant.get("CurrentInstanceCount", 0) if instance_type else 0
@@ -44,7 +44,7 @@ def running(account: Account) -> list[Running]:
 
 
 def price(instance_type: str, instances: int) -> tuple[float | None, str]:
-    """(US dollars an hour, where that comes from) of so many instances."""
+    """(US dollars per hour, source of the price) of `instances`."""
     if not instance_type:
         return None, "billed by the request"
     try:
@@ -58,7 +58,7 @@ def price(instance_type: str, instances: int) -> tuple[float | None, str]:
 
 
 def run_cost(account: Account, console: Console) -> int:
-    """`make cost`: the table."""
+    """`make cost`: print the table."""
     found = running(account)
     if not found:
         console.print(f"nothing is running in {account.region}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""An endpoint on AWS: created or updated to what is wanted, and watched until it serves it or has failed."""
+"""An endpoint on AWS: created or updated to a Deployment, and polled until it is in service or has failed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _EVENTUALLY_TRIES, _EVENTUALLY_S = 5, 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """An endpoint at one moment."""
+class EndpointStatus:
+    """An endpoint's state at one moment. `running`: its instances."""
 
     name: str
     status: str
@@ -30,8 +30,8 @@ class Situation:
     running: int
 
     @classmethod
-    def of(cls, response: dict[str, Any]) -> Situation:
-        """Read DescribeEndpoint's answer."""
+    def of(cls, response: dict[str, Any]) -> EndpointStatus:
+        """From DescribeEndpoint's response."""
         variants = response.get("ProductionVariants", ())
         return cls(
             name=response["EndpointName"],
@@ -42,19 +42,19 @@ class Situation:
         )
 
 
-OnSituation = Callable[[Situation], object]
+OnStatus = Callable[[EndpointStatus], object]
 
 
-def find_endpoint(account: Account, name: str) -> Situation | None:
-    """The endpoint as it is, or None where there is none."""
+def find_endpoint(account: Account, name: str) -> EndpointStatus | None:
+    """The endpoint's current state, or None where there is no such endpoint."""
     response = account.find(Call("sagemaker", "describe_endpoint", {"EndpointName": name}))
-    return None if response is None else Situation.of(response)
+    return None if response is None else EndpointStatus.of(response)
 
 
 def bring_up(account: Account, deployment: Deployment) -> str:
-    """Make what is missing and set the endpoint going; "created", "updated" or "unchanged".
+    """Create what is missing, then create or update the endpoint; "created", "updated" or "unchanged".
 
-    Raises DeployError: the endpoint is in the middle of something, has failed, or is somebody else's.
+    Raises DeployError: the endpoint is being changed, has failed, or was not deployed by this tool.
     """
     present = find_endpoint(account, deployment.endpoint)
     if present is not None:
@@ -78,27 +78,27 @@ def wait_until_settled(
     name: str,
     wanted_config: str | None = None,
     *,
-    on_situation: OnSituation = lambda _: None,
+    on_status: OnStatus = lambda _: None,
     poll_s: float = 10.0,
     limit_s: float = 7200.0,
-) -> Situation:
-    """The endpoint once it is InService on `wanted_config` (on any, where None).
+) -> EndpointStatus:
+    """The endpoint once it is InService with `wanted_config` (with any, where None).
 
-    Raises EndpointFailed with FailureReason and the container's last lines: for Failed, UpdateRollbackFailed and
-    OutOfService, and for InService on another configuration, which is what a rollback ends in.
+    Raises EndpointFailed with FailureReason and the container's last log lines: for Failed, UpdateRollbackFailed and
+    OutOfService, and for InService with another configuration, the final state of a rollback.
     """
-    end, unmoved = time.monotonic() + limit_s, 0
+    end, unchanged_polls = time.monotonic() + limit_s, 0
     while True:
         present = find_endpoint(account, name)
         if present is None:
-            raise EndpointFailed(f"{name}: there is no such endpoint any more")
-        on_situation(present)
+            raise EndpointFailed(f"{name}: the endpoint no longer exists")
+        on_status(present)
         arrived = wanted_config is None or present.config == wanted_config
         if present.status == "InService" and arrived:
             return present
-        # An update that was just asked for may still show the state before it.
-        unmoved = unmoved + 1 if present.status == "InService" else 0
-        if present.status in _SETTLED and (present.status != "InService" or unmoved > 2):
+        # Right after the request for an update, the state before it may still be reported.
+        unchanged_polls = unchanged_polls + 1 if present.status == "InService" else 0
+        if present.status in _SETTLED and (present.status != "InService" or unchanged_polls > 2):
             raise _failure(account, present)
         if time.monotonic() > end:
             raise EndpointFailed(f"{name}: still {present.status} after {limit_s / 60:.0f} min")
@@ -106,7 +106,7 @@ def wait_until_settled(
 
 
 def finish(account: Account, deployment: Deployment) -> None:
-    """What needs an endpoint in service: autoscaling."""
+    """Set up autoscaling, which needs an endpoint in service."""
     for call in put_scaling(deployment):
         account.do(call)
 
@@ -116,12 +116,12 @@ def _alarm_and_scale(account: Account, deployment: Deployment) -> None:
         account.do(call)
 
 
-def _refuse_unfit(present: Situation) -> None:
+def _refuse_unfit(present: EndpointStatus) -> None:
     name = present.name
     if not is_hashed(present.config, name):
         raise DeployError(
-            f"an endpoint {name} exists that was not deployed from here (it runs on {present.config})",
-            "Take another ENDPOINT_NAME.",
+            f"an endpoint {name} exists that was not deployed by this tool (its configuration is {present.config})",
+            "Choose another ENDPOINT_NAME.",
         )
     if present.status == "Failed":
         raise DeployError(
@@ -134,28 +134,28 @@ def _refuse_unfit(present: Situation) -> None:
 
 
 def _make(account: Account, call: Call, describe: str, key: str) -> None:
-    """Create what is named by its contents, unless it is there."""
+    """Create a resource that is named by the hash of its content, unless it exists."""
     if account.find(Call(call.service, describe, {key: call.parameters[key]})) is None:
         account.do(call)
 
 
 def _eventually(account: Account, call: Call) -> None:
-    """Right after its configuration was made, the endpoint may not see it yet."""
-    for tried in range(_EVENTUALLY_TRIES):
+    """Retry while the new configuration is not yet visible to SageMaker."""
+    for attempt in range(_EVENTUALLY_TRIES):
         try:
             account.do(call)
         except DeployError as error:
-            if "could not find" not in str(error).lower() or tried == _EVENTUALLY_TRIES - 1:
+            if "could not find" not in str(error).lower() or attempt == _EVENTUALLY_TRIES - 1:
                 raise
             time.sleep(_EVENTUALLY_S)
         else:
             return
 
 
-def _failure(account: Account, present: Situation) -> EndpointFailed:
+def _failure(account: Account, present: EndpointStatus) -> EndpointFailed:
     lines = tuple(last_lines(account, present.name))
     reason = present.reason or "no reason was given"
     if present.status == "InService":
-        message = f"{present.name}: rolled back, and serves what it served before ({present.config}): {reason}"
-        return EndpointFailed(message, "The container's last lines say why.", lines)
+        message = f"{present.name}: rolled back, serves the previous configuration ({present.config}): {reason}"
+        return EndpointFailed(message, "The container's last log lines are above.", lines)
     return EndpointFailed(f"{present.name}: {present.status}: {reason}", "make clean removes it.", lines)

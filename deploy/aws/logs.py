@@ -7,12 +7,12 @@ from deploy.errors import DeployError
 
 
 def log_group(endpoint: str) -> str:
-    """Where SageMaker puts an endpoint's logs."""
+    """The log group of an endpoint."""
     return f"/aws/sagemaker/Endpoints/{endpoint}"
 
 
 def last_lines(account: Account, endpoint: str, count: int = 15) -> list[str]:
-    """The last lines of the stream that was written to last; none where there are none or they may not be read."""
+    """The last lines of the most recent log stream; none where there are none or reading is not permitted."""
     group = log_group(endpoint)
     newest = {"logGroupName": group, "orderBy": "LastEventTime", "descending": True, "limit": 1}
     try:

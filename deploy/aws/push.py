@@ -1,4 +1,4 @@
-"""A local image → Amazon's registry (ECR), through whatever command builds and pushes images here ($(DOCKER))."""
+"""Push a local image to Amazon's registry (ECR) by the command in DOCKER."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from deploy.account import Account, Call
 from deploy.errors import DeployError
 
-Told = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 def split_image(image: str) -> tuple[str, str]:
@@ -19,8 +19,8 @@ def split_image(image: str) -> tuple[str, str]:
     return repository, tag or "latest"
 
 
-def push(account: Account, image: str, *, docker: str, told: Told) -> str:
-    """Make the repository if need be, log in, tag and push; the image's address with its digest. Raises DeployError."""
+def push(account: Account, image: str, *, docker: str, report: Report) -> str:
+    """Create the repository if missing, log in, tag, push; the image's URI with its digest. Raises DeployError."""
     repository, tag = split_image(image)
     address = _repository(account, repository)
     authorization = account.do(Call("ecr", "get_authorization_token", {}))["authorizationData"][0]
@@ -30,14 +30,14 @@ def push(account: Account, image: str, *, docker: str, told: Told) -> str:
     _run([*shlex.split(docker), "tag", f"{repository}:{tag}", f"{address}:{tag}"])
     _run([*shlex.split(docker), "push", f"{address}:{tag}"])
     pushed = pushed_image(account, image)
-    told(f"pushed {pushed}")
+    report(f"pushed {pushed}")
     return pushed
 
 
 def pushed_image(account: Account, image: str) -> str:
-    """The address of the image in the registry, by its digest, so that a tag that moves changes nothing that runs.
+    """The image's URI in the registry, by its digest, so that moving the tag does not change a running endpoint.
 
-    An address that names a registry already is taken as it is. Raises DeployError where it was not pushed.
+    A URI that already names a registry is returned unchanged. Raises DeployError where the image was not pushed.
     """
     if ".amazonaws.com" in image:
         return image
@@ -56,7 +56,7 @@ def _address(account: Account, repository: str) -> str:
 
 
 def _repository(account: Account, name: str) -> str:
-    """The repository's address; it is made where there is none."""
+    """The repository's URI; created where it does not exist."""
     found = account.find(Call("ecr", "describe_repositories", {"repositoryNames": [name]}))
     if found is not None:
         return str(found["repositories"][0]["repositoryUri"])
@@ -71,10 +71,10 @@ def _repository(account: Account, name: str) -> str:
 
 
 def _run(command: list[str], entered: str | None = None) -> None:
-    """Run it, its output on the terminal. Raises DeployError naming the command; what is `entered` is never shown."""
+    """Run a command, its output on the terminal; `entered` (a password) goes to its stdin only. Raises DeployError."""
     try:
         done = subprocess.run(command, input=entered, text=True, check=False)
     except OSError as error:
-        raise DeployError(f"{command[0]} can't be run: {error}", "Name the command by DOCKER.") from error
+        raise DeployError(f"{command[0]} can't be run: {error}", "Set DOCKER to the command.") from error
     if done.returncode:
         raise DeployError(f"`{shlex.join(command)}` ended with status {done.returncode}")

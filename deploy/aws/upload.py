@@ -1,6 +1,6 @@
-"""An artifact → S3, uncompressed, under a prefix named by its contents, so that no running version's files ever change.
+"""Upload an artifact to S3, uncompressed, under a prefix with its hash: files of a running version never change.
 
-What an earlier version has with the same hash is copied inside S3; only what is new travels.
+A file that an earlier version has with the same hash is copied inside S3; only new files are sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_VERSIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """Where it lies, and how its bytes came there."""
+    """The artifact's URI, and its bytes by how they got there: sent, copied inside S3, or already present (kept)."""
 
     uri: str
     sent_bytes: int
@@ -35,17 +35,17 @@ class Uploaded:
 
 
 def versions_prefix(endpoint: str) -> str:
-    """Where an endpoint's artifacts lie in the bucket, one below it for each version."""
+    """The prefix of an endpoint's artifacts in the bucket, with one prefix per version below it."""
     return f"{endpoint}/artifacts/"
 
 
 def artifact_uri(bucket: str, endpoint: str, artifact: Artifact) -> str:
-    """Where `artifact` lies once it is uploaded; the slash at the end is SageMaker's."""
+    """The URI of the uploaded `artifact`. SageMaker requires the slash at the end."""
     return f"s3://{bucket}/{versions_prefix(endpoint)}{artifact.digest[:12]}/"
 
 
 def archive_uri(bucket: str, endpoint: str, artifact: Artifact) -> str:
-    """Where its model.tar.gz lies, for a serverless endpoint."""
+    """The URI of its model.tar.gz, for a serverless endpoint."""
     return f"s3://{bucket}/{versions_prefix(endpoint)}{artifact.digest[:12]}.tar.gz"
 
 
@@ -58,9 +58,9 @@ def upload(
     kms_key: str | None = None,
     on_bytes: OnBytes = lambda _: None,
 ) -> Uploaded:
-    """Bring `artifact` to its prefix; the manifest goes last, so that where it is, everything is.
+    """Upload `artifact` to its prefix. The manifest goes last, so its presence means that the upload is complete.
 
-    Raises DeployError where the bucket is not there or may not be written to.
+    Raises DeployError where the bucket does not exist or is not writable.
     """
     account.do(Call("s3", "head_bucket", {"Bucket": bucket}))
     uri = artifact_uri(bucket, endpoint, artifact)
@@ -92,7 +92,7 @@ def upload(
 def upload_archive(
     account: Account, artifact: Artifact, bucket: str, endpoint: str, *, on_bytes: OnBytes = lambda _: None
 ) -> Uploaded:
-    """The same as one model.tar.gz, which is what a serverless endpoint takes."""
+    """Upload it as one model.tar.gz, as a serverless endpoint requires."""
     account.do(Call("s3", "head_bucket", {"Bucket": bucket}))
     uri = archive_uri(bucket, endpoint, artifact)
     key = uri.removeprefix(f"s3://{bucket}/")
@@ -111,7 +111,7 @@ def upload_archive(
 
 
 def remove_artifacts(account: Account, bucket: str, endpoint: str) -> int:
-    """Delete every version of the endpoint's artifacts; how many objects that were."""
+    """Delete every version of the endpoint's artifacts; the number of objects."""
     keys = [item["Key"] for item in _objects(account, bucket, versions_prefix(endpoint))]
     for start in range(0, len(keys), 1000):
         objects = [{"Key": key} for key in keys[start : start + 1000]]
@@ -124,7 +124,7 @@ def _objects(account: Account, bucket: str, prefix: str) -> Iterator[dict[str, A
 
 
 def _earlier(account: Account, bucket: str, endpoint: str, without: str) -> dict[str, str]:
-    """SHA-256 → key of files in other versions that were uploaded whole."""
+    """SHA-256 → key, of the files of other versions whose upload was completed."""
     listing = Call("s3", "list_objects_v2", {"Bucket": bucket, "Prefix": versions_prefix(endpoint), "Delimiter": "/"})
     prefixes = [item["Prefix"] for item in account.pages(listing, "CommonPrefixes") if item["Prefix"] != without]
     found: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _earlier(account: Account, bucket: str, endpoint: str, without: str) -> dict
         response = account.find(Call("s3", "get_object", {"Bucket": bucket, "Key": prefix + MANIFEST}))
         if response is not None:
             files = json.loads(response["Body"].read())["files"]
-            found.update({told["sha256"]: prefix + path for path, told in files.items()})
+            found.update({file["sha256"]: prefix + path for path, file in files.items()})
     return found
 
 

@@ -25,7 +25,7 @@ def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
 
 
 def payload_part(data: bytes) -> bytes:
-    """A piece of the container's answer, as it came."""
+    """The frame of a piece of the container's answer."""
     headers = {
         ":message-type": "event",
         ":event-type": "PayloadPart",
@@ -35,7 +35,7 @@ def payload_part(data: bytes) -> bytes:
 
 
 def stream_error(code: str, message: str) -> bytes:
-    """The frame that ends a stream which broke: `code` is ModelInvocationTimeExceeded or StreamBroken."""
+    """The frame that ends a broken stream: `code` is ModelInvocationTimeExceeded or StreamBroken."""
     headers = {
         ":message-type": "exception",
         ":exception-type": "ModelStreamError",

@@ -1,4 +1,4 @@
-"""`make local-endpoint`: the container as a process, the stand-in before it, and how to call it with boto3."""
+"""`make local-endpoint`: the container as a process, the stand-in in front of it, and an example call with boto3."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _GRACE_S = 30  # between SIGTERM and SIGKILL, as on the platform
 def run_local(
     endpoint: str, *, port: int, container_url: str | None, seed: int | None, limits: Limits | None = None
 ) -> int:
-    """Serve until Ctrl-C or SIGTERM. The container is started here unless `container_url` names one that runs.
+    """Serve until Ctrl-C or SIGTERM. Starts the container unless `container_url` is of a running one.
 
-    `seed` cuts streams at random places. Exit status 1 where the container never answers 200 on /ping.
+    `seed` cuts streams at random places. Exit status 1 where /ping never returns 200.
     """
     console, stop = Console(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,7 +58,7 @@ def run_local(
 
 @contextlib.contextmanager
 def _container() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`serve` on a free loopback port, in a session of its own so that Ctrl-C reaches it only through here."""
+    """`serve` on a free loopback port, in a separate process session so that Ctrl-C reaches it only through here."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -82,7 +82,7 @@ def _alive(process: subprocess.Popen[bytes] | None) -> bool:
 
 
 def _example(endpoint: str, url: str) -> str:
-    return f"""Ask it from Python, as any endpoint (the credentials may be anything):
+    return f"""Ask it from Python like any endpoint (with any credentials):
 
     import boto3, json
     runtime = boto3.client("sagemaker-runtime", endpoint_url="{url}", region_name="us-east-1",
@@ -91,11 +91,11 @@ def _example(endpoint: str, url: str) -> str:
                                      Body=json.dumps({{"query": "Qual a capital do Brasil?"}}))
     print(json.load(answer["Body"])["text"])
 
-or by the project's client, with its typed errors, streams and sessions:
+or with the project's client, which has typed errors, streams and sessions:
 
-    from rag_client.client import Client
+    from rag_client import Client
     client = Client("{endpoint}", region="us-east-1", endpoint_url="{url}")
     for event in client.stream("Qual a capital do Brasil?"):
         print(event.get("text", ""), end="", flush=True)
 
-Ctrl-C ends both."""
+Ctrl-C stops both."""

@@ -1,4 +1,4 @@
-"""A local container seen as an endpoint: its state follows from what /ping answers, as the platform decides it."""
+"""A local container as an endpoint: its state follows from the status of /ping, as on the platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CREATING, IN_SERVICE, UNHEALTHY, FAILED = "Creating", "InService", "Unhealthy", 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The platform's limits. Seconds, bytes; tests make them short."""
+    """The platform's limits, in seconds and bytes; tests shorten them."""
 
     plain_s: float = 60.0
     stream_s: float = 480.0
@@ -39,7 +39,7 @@ def ping_status(url: str, timeout_s: float) -> int:
 class LocalEndpoint:
     """One endpoint with one container: Creating, then InService or (no 200 within the start-up window) Failed.
 
-    An endpoint in service whose pings fail several times in a row is Unhealthy until one succeeds again.
+    An endpoint in service is Unhealthy after several failed pings in a row, until one succeeds.
     """
 
     def __init__(self, name: str, container_url: str, limits: Limits) -> None:
@@ -54,13 +54,13 @@ class LocalEndpoint:
         self._thread.start()
 
     def wait(self, timeout_s: float) -> str:
-        """The state once it is no longer Creating, or Creating where `timeout_s` passed before."""
+        """The state once it is no longer Creating; Creating after `timeout_s`."""
         with self._changed:
             self._changed.wait_for(lambda: self.state != CREATING, timeout_s)
             return self.state
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop polling /ping."""
         self._closed.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""An artifact as the deployer sees it: files with their hashes, its settings, and what a plan is made from."""
+"""Read an artifact for its deployment: files with their hashes, settings, and the inputs of a plan."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from capacity.errors import CapacityError
 from deploy.errors import WrongOption
 
 MANIFEST = "manifest.json"
-_AGAIN = "Make it again: make artifact."
+_AGAIN = "Rebuild it: make artifact."
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFile:
-    """One file: its path inside the artifact, its size, and its SHA-256 by the manifest."""
+    """One file: path inside the artifact, size, and SHA-256 from the manifest."""
 
     path: str
     size_bytes: int
@@ -28,7 +28,7 @@ class ArtifactFile:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A directory that `make artifact` wrote. `digest`: of every file, by the manifest. `plan`: the container's own."""
+    """A directory written by `make artifact`. `digest`: of its manifest. `plan`: the one the container's code made."""
 
     directory: Path
     digest: str
@@ -64,16 +64,16 @@ class Artifact:
 
 
 def read_artifact(directory: Path) -> Artifact:
-    """The artifact in `directory`. Raises WrongOption where it is none, or a file is missing or of another size.
+    """The artifact in `directory`. Raises WrongOption where it is not one, or a file is missing or of another size.
 
-    Contents are not read again here: the container holds every file to its hash when it boots.
+    Contents are not verified here: the container checks every file's hash when it boots.
     """
     if not (directory / MANIFEST).is_file():
-        raise WrongOption(f"{directory} is no artifact: it has no {MANIFEST}", "Make one: make artifact.")
+        raise WrongOption(f"{directory} is no artifact: it has no {MANIFEST}", "Build one: make artifact.")
     raw = _read_json(directory / MANIFEST)
     try:
         files = tuple(
-            ArtifactFile(str(path), int(told["bytes"]), str(told["sha256"])) for path, told in raw["files"].items()
+            ArtifactFile(str(path), int(file["bytes"]), str(file["sha256"])) for path, file in raw["files"].items()
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WrongOption(f"{directory / MANIFEST} is no manifest of an artifact ({error!r})", _AGAIN) from error

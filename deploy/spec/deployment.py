@@ -1,4 +1,4 @@
-"""What is to stand on AWS, as the calls that make it. Nothing is asked of AWS here: --dry-run prints these calls."""
+"""The AWS calls of a deployment, computed without making any: --dry-run prints them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from deploy.errors import WrongOption
 from deploy.spec.instance_plan import sessions_per_instance
 from deploy.spec.names import VARIANT, hashed
 
-# Bytes a second that a download from S3 and reading weights are counted with: a small instance's, on a bad day.
+# Assumed rate of a download from S3 and of reading weights: low, for a small instance.
 _READ_BYTES_PER_S = 125e6
-# Pulling up Python and the libraries, before any weight is read.
+# Starting Python and importing the libraries, before any weight is read.
 _IMPORTS_S = 120
 _SHORTEST_S, _LONGEST_S = 60, 3600
 _LOCAL_DISKS = ("g4dn", "g5", "g6", "g6e", "g7", "g7e", "p4d", "p4de", "p5", "p5e", "p5en", "p6-b200", "p6-b300")
 _DEFAULT_VOLUME_GB, _LARGEST_VOLUME_GB = 30, 512
-# The oldest driver that runs what a CUDA toolkit compiled, by the toolkit's version.
+# Per CUDA toolkit version, the AMI with the oldest driver that runs its code.
 _AMI = (
     ((12, 2), "al2-ami-sagemaker-inference-gpu-2"),
     ((12, 4), "al2-ami-sagemaker-inference-gpu-3-1"),
@@ -32,7 +32,7 @@ _SERVERLESS_BODY_MB = "4"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may be asked for beside the plan. Capture is a percentage of the requests; 0 captures none."""
+    """Options besides the plan. `capture_percent`: share of the requests captured; 0 captures none."""
 
     cuda: str = "13.0"
     network_isolation: bool = True
@@ -48,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """An endpoint as it is wanted. `serverless_mb` in place of instances makes it serverless."""
+    """The wanted endpoint. `serverless_mb`: memory of a serverless endpoint, in place of instances."""
 
     endpoint: str
     role_arn: str
@@ -63,7 +63,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         if bool(self.options.subnets) != bool(self.options.security_groups):
-            raise WrongOption("SUBNETS and SECURITY_GROUPS go together", "Give both, or neither.")
+            raise WrongOption("SUBNETS and SECURITY_GROUPS go together", "Set both, or neither.")
         if not 0 <= self.options.capture_percent <= 100:
             raise WrongOption(f"CAPTURE_PERCENT {self.options.capture_percent} is outside 0–100")
         if self.serverless_mb and (self.options.subnets or self.options.capture_percent or self.options.kms_key):
@@ -71,30 +71,30 @@ class Deployment:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The container's variables. The plan is among them, so that what boots is what was planned."""
-        told = {
+        """The container's variables, with the plan, so that the container runs by the plan that was deployed."""
+        variables = {
             "CONTEXT": str(self.plan.context_tokens),
             "CONCURRENCY": str(sessions_per_instance(self.plan)),
             "PLAN": self.plan.pack(),
             "VARIANT": self.variant,
         }
         if self.serverless_mb:
-            told["MAX_BODY_MB"] = _SERVERLESS_BODY_MB
-        return told | dict(self.options.environment)
+            variables["MAX_BODY_MB"] = _SERVERLESS_BODY_MB
+        return variables | dict(self.options.environment)
 
     @property
     def download_timeout_s(self) -> int:
-        """Twice what the download takes at a slow rate."""
+        """Twice the download's time at the assumed rate."""
         return _clamped(2 * self.model_bytes / _READ_BYTES_PER_S)
 
     @property
     def start_up_timeout_s(self) -> int:
-        """Twice what imports, hashing and loading take at a slow rate, by the Plan's weights, embedder and index."""
+        """Twice the time of imports, hashing and loading (weights, embedder, index) at the assumed rate."""
         loaded = sum(self.plan.need_bytes[name] for name in ("weights", "embedder", "index"))
         return _clamped(2 * (_IMPORTS_S + (loaded + self.model_bytes) / _READ_BYTES_PER_S))
 
     def create_model(self) -> Call:
-        """The model: image, data and environment under a name of their own."""
+        """The call that creates the model: image, data and environment, named by their hash."""
         data: dict[str, Any]
         if self.serverless_mb:
             data = {"ModelDataUrl": self.model_data_uri}
@@ -115,7 +115,7 @@ class Deployment:
         return Call("sagemaker", "create_model", {"ModelName": hashed(self.endpoint, content), **content})
 
     def create_config(self) -> Call:
-        """The endpoint's configuration, named after all that it says."""
+        """The call that creates the endpoint's configuration, named by the hash of its content."""
         content: dict[str, Any] = {"ProductionVariants": [self._variant()]}
         if self.options.capture_percent:
             content["DataCaptureConfig"] = self._capture()
@@ -140,9 +140,10 @@ class Deployment:
         return Call("sagemaker", "create_endpoint", names)
 
     def update_endpoint(self, alarms: tuple[str, ...], running: int = 0) -> Call:
-        """The exchange of its configuration, taken back when one of `alarms` goes off.
+        """The call that updates the endpoint to this configuration, with a rollback when one of `alarms` fires.
 
-        What autoscaling made of the number of instances is kept, unless it is below the plan's (`running` are there).
+        The current number of instances (`running`), which autoscaling may have set, is kept unless it is below the
+        plan's.
         """
         parameters: dict[str, Any] = {
             "EndpointName": self.endpoint,
@@ -158,7 +159,7 @@ class Deployment:
         return Call("sagemaker", "update_endpoint", parameters)
 
     def calls(self, alarms: list[Call], scaling: list[Call]) -> list[Call]:
-        """Everything for a new endpoint, in order."""
+        """All calls for a new endpoint, in order."""
         return [self.create_model(), self.create_config(), *alarms, self.create_endpoint(), *scaling]
 
     def _variant(self) -> dict[str, Any]:
@@ -192,12 +193,12 @@ class Deployment:
         return capture | ({"KmsKeyId": self.options.kms_key} if self.options.kms_key else {})
 
     def _update_policy(self) -> dict[str, Any]:
-        """Rolling needs a second instance to stand on, and keeps its cost; one instance is exchanged blue for green."""
+        """Rolling needs at least two instances, and no extra ones during the update. One is updated blue/green."""
         longest = min(28_800, max(600, 4 * (self.start_up_timeout_s + self.download_timeout_s) * self.plan.instances))
         rolling = self.plan.instances > 1 if self.options.update == "auto" else self.options.update == "rolling"
         if rolling:
             if self.plan.instances < 2:
-                raise WrongOption("UPDATE=rolling needs two instances", "Take UPDATE=blue-green, or INSTANCES=2.")
+                raise WrongOption("UPDATE=rolling needs two instances", "Use UPDATE=blue-green, or INSTANCES=2.")
             batch = {"Type": "INSTANCE_COUNT", "Value": max(1, self.plan.instances // 2)}
             policy = {
                 "MaximumBatchSize": batch,
@@ -216,11 +217,13 @@ class Deployment:
 
 
 def ami_version(cuda: str) -> str:
-    """The GPU driver's image for torch's CUDA ("13.0", as torch.version.cuda says it). Raises WrongOption."""
+    """The AMI whose GPU driver supports torch's CUDA ("13.0", as in torch.version.cuda). Raises WrongOption."""
     try:
         major, minor = (int(part) for part in cuda.split(".")[:2])
     except ValueError:
-        raise WrongOption(f"CUDA {cuda!r} is no version", "It is what torch.version.cuda says, like 13.0.") from None
+        raise WrongOption(
+            f"CUDA {cuda!r} is no version", "Use the value of torch.version.cuda, for example 13.0."
+        ) from None
     for newest, name in _AMI:
         if (major, minor) <= newest:
             return name

@@ -1,4 +1,4 @@
-"""Names of what is made on AWS. Models and configurations are never edited: a name carries a hash of what it says."""
+"""Names of AWS resources. Models and configurations are immutable: their name contains the hash of their content."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def hashed(endpoint: str, content: Mapping[str, Any]) -> str:
 
 
 def is_hashed(name: str, endpoint: str) -> bool:
-    """Whether `name` is one that `hashed` makes for `endpoint`."""
+    """Whether `name` has the form that `hashed` returns for `endpoint`."""
     return re.fullmatch(rf"{re.escape(endpoint)}-[0-9a-f]{{{_HASH}}}", name) is not None
 
 
 def checked_endpoint(name: str | None) -> str:
-    """`name`, fit for an endpoint and what is named after it. Raises WrongOption."""
+    """`name`, valid for an endpoint and for the resources named after it. Raises WrongOption."""
     if not name:
         raise WrongOption("ENDPOINT_NAME is not set", "Set it, or IMAGE_NAME.")
     if len(name) > _LONGEST_ENDPOINT or _NAME.fullmatch(name) is None:
         rule = f"at most {_LONGEST_ENDPOINT} letters, digits and single hyphens"
-        raise WrongOption(f"ENDPOINT_NAME {name!r} is no endpoint's name", f"Take {rule}.")
+        raise WrongOption(f"ENDPOINT_NAME {name!r} is no valid endpoint name", f"Use {rule}.")
     return name
 
 
 def checked_role(arn: str | None) -> str:
-    """`arn`, shaped as a role's. Raises WrongOption."""
+    """`arn`, checked to have the form of a role's. Raises WrongOption."""
     if not arn:
-        raise WrongOption("ROLE_ARN is not set", "Set it to the role that the endpoint runs as.")
+        raise WrongOption("ROLE_ARN is not set", "Set it to the IAM role of the endpoint.")
     if _ROLE.fullmatch(arn) is None:
-        raise WrongOption(f"ROLE_ARN {arn!r} is no role", "It looks like arn:aws:iam::123456789012:role/NAME.")
+        raise WrongOption(f"ROLE_ARN {arn!r} is no role ARN", "Its form is arn:aws:iam::123456789012:role/NAME.")
     return arn
 
 
 def checked_bucket(name: str | None) -> str:
-    """`name`, if there is one. Raises WrongOption."""
+    """`name` without s3:// and slashes. Raises WrongOption where there is none."""
     if not name:
         raise WrongOption("BUCKET_NAME is not set", "Set it to a bucket in the REGION of the endpoint.")
     return name.removeprefix("s3://").strip("/")

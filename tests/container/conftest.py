@@ -1,6 +1,6 @@
 """The image, built once, and containers of it.
 
-`make image-test` asks for these tests; where nothing can build an image they are skipped with the reason.
+`make image-test` runs these tests; where no image can be built they are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from benchmarks.harness.process import ROOT, free_port
 
 _LIMIT_S = 180.0
-# What runs inside a container that no port leads into: one request to its own loopback, the answer on stdout.
+# Runs inside a container without a published port: one request to its loopback interface, the response on stdout.
 _PROBE = """
 import json, sys, urllib.error, urllib.request
 path, body = sys.argv[1], sys.argv[2].encode() or None
@@ -51,7 +51,7 @@ class Container:
         return status, json.loads(text) if text.startswith(("{", "[")) else text
 
     def until(self, reached: Callable[[int, Any], bool]) -> tuple[int, Any]:
-        """/ping's first answer that is what is waited for; fails with the container's log where none comes."""
+        """The first response of /ping for which `reached` is true; fails with the container's log after the limit."""
         began = time.monotonic()
         while time.monotonic() - began < _LIMIT_S:
             status, body = self.ask("/ping")
@@ -72,7 +72,7 @@ class Container:
 
 
 def call(*command: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with what it wrote; fails on another exit status than `status`."""
+    """Run a command to its end; fails with its output on another exit status than `status`."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done
@@ -94,7 +94,7 @@ def docker() -> str:
 
 @pytest.fixture(scope="session")
 def image(docker: str) -> str:
-    """Built by `make build`, so that what is tested is what a user gets; its output goes to the terminal."""
+    """Built by `make build`, as a user builds it; its output goes to the terminal."""
     name = os.environ["IMAGE_NAME"]
     variables = [f"{key}={os.environ[key]}" for key in ("TORCH", "BASE_IMAGE", "BUILD_FLAGS") if os.environ.get(key)]
     made = subprocess.run(
@@ -128,7 +128,7 @@ def port() -> int:
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact over one document that the default index does not have."""
+    """An artifact with one document that is not in the default index."""
     place = tmp_path_factory.mktemp("artifact")
     documents = place / "documents"
     documents.mkdir()

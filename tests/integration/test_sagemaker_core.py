@@ -1,4 +1,4 @@
-"""The SageMaker SDK's resource layer asks through the stand-in, from a virtual environment of its own."""
+"""The SageMaker SDK's resource layer invokes the local runtime, from a separate virtual environment."""
 
 from __future__ import annotations
 

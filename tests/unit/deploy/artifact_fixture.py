@@ -25,8 +25,8 @@ def write_artifact(
     (directory / "embedder" / "mini" / "model.safetensors").write_bytes(bytes(1000))
     (directory / "embedder" / "mini" / "config.json").write_text("{}", encoding="utf-8")
     (directory / "index" / "passages.jsonl").write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
-    told = {"format": "rag-index", "version": 1, "embedder": "mini", "passages": 112, "documents": 106, "files": {}}
-    _write(directory / "index" / "manifest.json", told | {"dimension": 384, "factory": "Flat"})
+    index = {"format": "rag-index", "version": 1, "embedder": "mini", "passages": 112, "documents": 106, "files": {}}
+    _write(directory / "index" / "manifest.json", index | {"dimension": 384, "factory": "Flat"})
     places = {"LLM": "llm/rag-tiny", "EMBEDDING_MODEL": "embedder/mini", "INDEX": "index"}
     _write(directory / "settings.json", places | (settings or {}))
     absolute = {name: str(directory / place) for name, place in places.items()}

@@ -1,4 +1,4 @@
-"""Credentials that open nothing, and no way to the real ones."""
+"""Invalid credentials, the fake container, the local runtime in front of it, and a fake account."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDPOINT = "rag"
 
 @pytest.fixture(autouse=True, scope="session")
 def _service_models_read_once() -> Iterator[None]:
-    """Every session reads botocore's large descriptions of the services anew; tests make dozens of sessions."""
+    """Each boto3 session reads botocore's large service models again, and the tests create dozens of sessions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
         yield
@@ -43,7 +43,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it found first
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it caches the first credentials
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
@@ -56,7 +56,7 @@ def container() -> Iterator[FakeContainer]:
 
 @pytest.fixture
 def runtime(container: FakeContainer) -> Iterator[LocalRuntime]:
-    """The stand-in before the fake container, with short limits."""
+    """The local runtime in front of the fake container, with short limits."""
     limits = Limits(plain_s=0.4, stream_s=0.6, ping_s=0.2, ping_every_s=0.02, start_up_s=0.5, failed_pings=2)
     with LocalRuntime(limits=limits) as runtime:
         assert runtime.serve(ENDPOINT, container.url).wait(5) == "InService"
@@ -65,7 +65,7 @@ def runtime(container: FakeContainer) -> Iterator[LocalRuntime]:
 
 @pytest.fixture
 def boto(runtime: LocalRuntime) -> Any:
-    """A real boto3 client that talks to the stand-in."""
+    """A real boto3 client of the local runtime."""
     return boto3.client("sagemaker-runtime", endpoint_url=runtime.url, config=CONFIG)
 
 
@@ -76,7 +76,7 @@ def client(runtime: LocalRuntime) -> Client:
 
 @pytest.fixture
 def amazon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Platform]:
-    """An account with the bucket, the image, and containers that say what their index holds."""
+    """An account with the bucket and the image; a container answers with the text of its index."""
     started: list[FakeContainer] = []
 
     def launch(_: dict[str, Any], files: dict[str, bytes]) -> str:

@@ -1,8 +1,8 @@
-"""A small Amazon: moto's server with its gaps filled, and the runtime's stand-in in front of containers that it starts.
+"""A fake AWS: moto's server with its gaps filled, and the local runtime in front of containers that it starts.
 
-Filled in here: every instance type is taken; an endpoint is Creating until its container's /ping says 200;
-update_endpoint exchanges containers without a failed call between, and goes back where the new one never answers; what
-a test wants to fail, fails. A container is what the test's `launch` makes of the model and its uploaded files.
+Filled in here: every instance type is valid; an endpoint is Creating until its container's /ping returns 200;
+update_endpoint replaces the container without a failed call, and rolls back where the new one never becomes healthy;
+`fail` makes calls fail. A container is what the test's `launch` starts from the model and its uploaded files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 from deploy.local.local_endpoint import CREATING, IN_SERVICE, Limits, LocalEndpoint
 from deploy.local.runtime import LocalRuntime
 
-# What a container is started from: the model's primary container, and the files below its S3 prefix.
+# Starts a container from the model's primary container and the files below its S3 prefix; its URL.
 Launch = Callable[[dict[str, Any], dict[str, bytes]], str]
 LIMITS = Limits(ping_every_s=0.02, ping_s=2.0, start_up_s=0.6)
 
@@ -50,7 +50,7 @@ class Platform:
         self._patch_backend(patch)
 
     def close(self) -> None:
-        """Stop; everything that was made is forgotten."""
+        """Stop, and reset everything created."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")).close()
         self._server.stop()
         for candidate, _ in self._candidates.values():
@@ -58,7 +58,7 @@ class Platform:
         self.runtime.close()
 
     def fail(self, operation: str, code: str, message: str, times: int = 1) -> None:
-        """Let the next `times` calls of a SageMaker operation fail."""
+        """Make the next `times` calls of a SageMaker operation fail."""
         self._faults.setdefault(operation, []).extend([(code, message)] * times)
 
     def _patch_backend(self, patch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ class Platform:
         self._candidates[name] = (LocalEndpoint(name, url, self.limits), config)
 
     def _advance(self, backend: Any, endpoint: Any) -> None:
-        """What has happened since somebody last looked."""
+        """Bring the endpoint's status up to date with its container's."""
         name = endpoint.endpoint_name
         if endpoint.endpoint_status == "RollingBack":
             endpoint.endpoint_status = "InService"
@@ -140,7 +140,7 @@ class Platform:
 
 
 def _files(container: dict[str, Any]) -> dict[str, bytes]:
-    """What the platform would put below /opt/ml/model."""
+    """The files that the platform would place below /opt/ml/model."""
     source = container.get("ModelDataSource", {}).get("S3DataSource")
     if source is None:
         return {}
@@ -153,7 +153,7 @@ def _files(container: dict[str, Any]) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def platform(launch: Launch, patch: pytest.MonkeyPatch, limits: Limits = LIMITS) -> Iterator[Platform]:
-    """A Platform for the length of a with block."""
+    """A Platform during a with block."""
     made = Platform(launch, patch, limits)
     try:
         yield made

@@ -12,10 +12,10 @@ _SESSION = "X-Amzn-SageMaker-Session-Id"
 
 
 class FakeContainer:
-    """Answers /ping with `ping`, questions with `text`; what a test wants to go wrong is a field of the question.
+    """Answers /ping with `ping` and questions with `text`; a test requests a failure by a field of the question.
 
     {"refuse": status, "error": {…}} refuses, {"sleep_s": …} waits, {"pieces": […]} streams these with "pause_s" between
-    them, "break" hangs up in mid-stream. `busy` is how many requests are still refused as too many.
+    them, "break" closes the connection in mid-stream. `busy`: how many requests are still refused with 429.
     """
 
     def __init__(self, text: str = "Brasília", *, ping: int = 200) -> None:
@@ -43,7 +43,7 @@ class FakeContainer:
         self._thread.join()
 
     def events(self, question: str) -> list[dict[str, Any]]:
-        """What a stream says to `question`."""
+        """The events of a streamed answer to `question`."""
         pieces = [{"type": "text", "text": piece} for piece in f"{self.text}: {question}".split(" ")]
         return [{"type": "sources", "sources": []}, *pieces, {"type": "end", "text": f"{self.text}: {question}"}]
 

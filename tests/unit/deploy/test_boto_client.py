@@ -1,4 +1,4 @@
-"""The client against the stand-in: answers, streams, sessions, and every way to fail as one typed error."""
+"""The client against the stand-in: answers, streams, sessions, and and every failure as a typed error."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_fixes_of_a_refusal_come_through(client: Client) -> None:
     )
 
 
-def test_a_refusal_that_was_cut_or_is_not_ours_is_still_one_clear_line() -> None:
+def test_a_refusal_that_is_truncated_or_foreign_is_still_one_clear_line() -> None:
     assert str(from_refusal(400, '{"error": {"message": "abc')) == '{"error": {"message": "abc'
     assert str(from_refusal(502, "")) == "the container answered 502 and no text"
     assert len(str(from_refusal(500, "<html>\n" * 900))) <= 300
@@ -225,7 +225,7 @@ def test_threads_share_a_client(client: Client) -> None:
     assert texts == ["Brasília: q"] * 16
 
 
-def test_each_form_of_a_fix_is_told_in_words() -> None:
+def test_each_form_of_a_fix_is_put_in_words() -> None:
     fixes = [{"set": {"max_new_tokens": 8}}, {"deploy": {"CONTEXT": 4096}, "effect": "a context that holds it"}]
     refusal = json.dumps({"error": {"code": "prompt_too_long", "message": "too long", "fixes": fixes}})
     assert str(from_refusal(422, refusal)).endswith(

@@ -15,13 +15,13 @@ from tests.unit.deploy.fake_aws import Platform
 def test_an_artifact_that_does_not_fit_is_refused_before_any_call(
     amazon: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("deploy.account.Account.client", lambda *_: pytest.fail("AWS was asked"))
+    monkeypatch.setattr("deploy.account.Account.client", lambda *_: pytest.fail("an AWS call was made"))
     artifact = write_artifact(tmp_path / "artifact")
     more = ("--instance-type", "ml.g5.xlarge", "--instances", "1", "--context", "2048", "--concurrency", "200000")
     assert deploy(artifact, *more) == 3
-    told = capsys.readouterr().err
-    assert "any one of these makes it fit" in told
-    assert "--" in told.split("1. ")[1]
+    stderr = capsys.readouterr().err
+    assert "any one of these makes it fit" in stderr
+    assert "--" in stderr.split("1. ")[1]
 
 
 QUOTA = "The account-level service limit 'ml.m5.large for endpoint usage' is 0 Instances"
@@ -36,7 +36,12 @@ QUOTA = "The account-level service limit 'ml.m5.large for endpoint usage' is 0 I
             "Could not assume role arn:x",
             "deploy: ROLE_ARN: Could not assume role",
         ),
-        ("create_endpoint", "ResourceLimitExceeded", QUOTA, "deploy: create_endpoint: a quota of the account"),
+        (
+            "create_endpoint",
+            "ResourceLimitExceeded",
+            QUOTA,
+            "deploy: create_endpoint: a quota of the account is exceeded",
+        ),
         ("create_model", "ThrottlingException", "Rate exceeded", "deploy: create_model: AWS throttles"),
         ("create_model", "AccessDeniedException", "no sagemaker:CreateModel", "deploy: create_model: not allowed"),
         ("create_endpoint", "ValidationException", 'Cannot create already existing endpoint "x".', "deploy: create_"),
@@ -55,19 +60,19 @@ def test_an_error_of_aws_is_one_clear_line(
 ) -> None:
     amazon.fail(operation, code, message)
     assert deploy(write_artifact(tmp_path / "artifact")) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(line)
-    assert message in told
-    assert len(told.splitlines()) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(line)
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("more", "status", "line"),
     [
         (("--bucket-name", "missing-bucket"), 1, "BUCKET_NAME: the bucket does not exist"),
-        (("--role-arn", "rag"), 2, "ROLE_ARN 'rag' is no role"),
+        (("--role-arn", "rag"), 2, "ROLE_ARN 'rag' is no role ARN"),
         (("--image-name", "other"), 1, "IMAGE_NAME: other:latest is not in the registry"),
-        (("--endpoint-name", "not a name"), 2, "ENDPOINT_NAME 'not a name' is no endpoint's name"),
+        (("--endpoint-name", "not a name"), 2, "ENDPOINT_NAME 'not a name' is no valid endpoint name"),
         (("--artifact", "/nowhere"), 2, "/nowhere is no artifact"),
         (("--instance-type", "ml.g5.huge"), 2, "unknown hardware 'ml.g5.huge'; nearest:"),
         (("--cuda", "15.0", "--instance-type", "ml.g5.xlarge"), 2, "CUDA 15.0: no driver"),
@@ -84,9 +89,9 @@ def test_a_wrong_option_is_one_clear_line(
     line: str,
 ) -> None:
     assert deploy(write_artifact(tmp_path / "artifact"), *more) == status
-    told = capsys.readouterr().err
-    assert line in told
-    assert len(told.splitlines()) == 1
+    stderr = capsys.readouterr().err
+    assert line in stderr
+    assert len(stderr.splitlines()) == 1
 
 
 def test_without_credentials_or_region_the_line_says_so(

@@ -46,7 +46,7 @@ def test_what_is_deployed_follows_from_the_plan(amazon: Platform, tmp_path: Path
     assert alarms["rag-capacity"]["Threshold"] == pytest.approx(4.8)
 
 
-def test_only_what_changed_travels(amazon: Platform, tmp_path: Path) -> None:
+def test_only_changed_files_are_uploaded(amazon: Platform, tmp_path: Path) -> None:
     from deploy.account import Account
     from deploy.aws.upload import upload
     from deploy.spec.artifact_reader import read_artifact
@@ -70,12 +70,12 @@ def test_only_what_changed_travels(amazon: Platform, tmp_path: Path) -> None:
 def test_a_dry_run_prints_the_calls_and_makes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("deploy.account.Account.client", lambda *_: pytest.fail("AWS was asked"))
+    monkeypatch.setattr("deploy.account.Account.client", lambda *_: pytest.fail("an AWS call was made"))
     artifact = write_artifact(tmp_path / "artifact")
     vpc = ("--subnets", "subnet-1,subnet-2", "--security-groups", "sg-1", "--kms-key", "k", "--capture-percent", "5")
     assert deploy(artifact, "--dry-run", *vpc) == 0
-    told = json.loads(capsys.readouterr().out)
-    operations = [call["operation"] for call in told["calls"]]
+    printed = json.loads(capsys.readouterr().out)
+    operations = [call["operation"] for call in printed["calls"]]
     assert operations == [
         "create_model",
         "create_endpoint_config",
@@ -84,18 +84,18 @@ def test_a_dry_run_prints_the_calls_and_makes_none(
         "register_scalable_target",
         "put_scaling_policy",
     ]
-    model, config = (call["parameters"] for call in told["calls"][:2])
+    model, config = (call["parameters"] for call in printed["calls"][:2])
     assert model["EnableNetworkIsolation"] is True
     assert model["VpcConfig"] == {"Subnets": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
     assert config["DataCaptureConfig"]["InitialSamplingPercentage"] == 5
     assert config["KmsKeyId"] == "k"
     assert config["ProductionVariants"][0]["InstanceType"] == "ml.m5.large"
-    update = told["instead_of_create_endpoint_where_it_exists"]["parameters"]
+    update = printed["instead_of_create_endpoint_where_it_exists"]["parameters"]
     assert update["RetainAllVariantProperties"] is True
     assert "BlueGreenUpdatePolicy" in update["DeploymentConfig"]
     alarms = update["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
     assert [alarm["AlarmName"] for alarm in alarms] == ["rag-5xx", "rag-latency"]
-    validate([*told["calls"], told["instead_of_create_endpoint_where_it_exists"]])
+    validate([*printed["calls"], printed["instead_of_create_endpoint_where_it_exists"]])
     assert deploy(artifact, "--dry-run", "--instances", "3") == 0
     update = json.loads(capsys.readouterr().out)["instead_of_create_endpoint_where_it_exists"]["parameters"]
     assert update["DeploymentConfig"]["RollingUpdatePolicy"]["MaximumBatchSize"] == {

@@ -37,23 +37,23 @@ def test_the_whole_life_of_an_endpoint(amazon: Platform, tmp_path: Path, capsys:
     assert amazon.calls == before
     assert "unchanged" in capsys.readouterr().out
 
-    # Another index, under load: every call is answered, by the old one and then by the new one.
+    # Another index, under load: every call is answered, first by the old version and then by the new one.
     with asking(client) as answers:
         assert deploy(write_artifact(tmp_path / "second", "o segundo")) == 0
     assert {*answers} == {"o primeiro: q", "o segundo: q"}
     assert client.ask("q")["text"] == "o segundo: q"
-    told = capsys.readouterr()
-    assert "endpoint rag updated" in told.out
+    output = capsys.readouterr()
+    assert "endpoint rag updated" in output.out
 
-    # A container that never becomes healthy: rolled back, said so, and the old one went on answering.
+    # A container that never becomes healthy: the update is rolled back, and the old version keeps answering.
     kept = described()["EndpointConfigName"]
     with asking(client) as answers:
         assert deploy(write_artifact(tmp_path / "third", BROKEN)) == 1
     assert {*answers} == {"o segundo: q"}
-    told = capsys.readouterr()
-    assert told.err.startswith("deploy: rag: rolled back, and serves what it served before")
-    assert "did not pass the ping health check" in told.err
-    assert len(told.err.strip().splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("deploy: rag: rolled back, serves the previous configuration")
+    assert "did not pass the ping health check" in output.err
+    assert len(output.err.strip().splitlines()) == 1
     assert described()["EndpointConfigName"] == kept
 
     assert run("status", "--endpoint-name", "rag", "--poll-s", "0") == 0
@@ -63,8 +63,8 @@ def test_the_whole_life_of_an_endpoint(amazon: Platform, tmp_path: Path, capsys:
     assert not (tmp_path / ".deployment.json").exists()
 
 
-class asking:  # noqa: N801 - reads as a word of the with statement
-    """Questions without a pause for the length of a with block; an error of any of them is the block's."""
+class asking:  # noqa: N801 - used as a with statement
+    """Asks questions without a pause during a with block, and fails the block if one of them fails."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -108,7 +108,7 @@ def test_a_serverless_endpoint_takes_the_smallest_memory_that_holds_it(amazon: P
     assert everything_left() == []
 
 
-def test_the_endpoint_s_own_failure_is_told_with_its_last_log_lines(
+def test_the_endpoint_s_own_failure_is_reported_with_its_last_log_lines(
     amazon: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = boto3.client("logs")
@@ -118,9 +118,9 @@ def test_the_endpoint_s_own_failure_is_told_with_its_last_log_lines(
     events = [{"timestamp": int(time.time() * 1000), "message": "IndexRefused: passages.jsonl is damaged"}]
     logs.put_log_events(**group, logStreamName="AllTraffic/i-1", logEvents=events)
     assert deploy(write_artifact(tmp_path / "artifact", BROKEN)) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("deploy: rag: Failed: The primary container")
-    assert "IndexRefused: passages.jsonl is damaged" in told.out
+    output = capsys.readouterr()
+    assert output.err.startswith("deploy: rag: Failed: The primary container")
+    assert "IndexRefused: passages.jsonl is damaged" in output.out
     assert deploy(write_artifact(tmp_path / "fixed")) == 1
     assert "the endpoint rag exists and has failed" in capsys.readouterr().err
 
@@ -144,4 +144,4 @@ def test_an_endpoint_that_others_made_is_left_alone(
     sagemaker.create_endpoint(EndpointName="rag", EndpointConfigName=config)
     capsys.readouterr()
     assert deploy(artifact, "--endpoint-name", "rag") == 1
-    assert "an endpoint rag exists that was not deployed from here" in capsys.readouterr().err
+    assert "an endpoint rag exists that was not deployed by this tool" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m deploy local` as a process: what it prints works, and it ends when told to."""
+"""`python -m deploy local` as a process: what it prints works, and it ends on SIGTERM."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_the_local_endpoint_is_called_as_it_says(container: FakeContainer) -> No
     process = start("--container-url", container.url, "--endpoint-name", "mine", "--rechunk", "3")
     assert process.stdout is not None
     with process.stdout:
-        told = ""
-        while "Ctrl-C ends both" not in told:
+        output = ""
+        while "Ctrl-C stops both" not in output:
             line = process.stdout.readline()
-            assert line, told
-            told += line
-        url = re.search(r'endpoint_url="(http://127\.0\.0\.1:\d+)"', told)
+            assert line, output
+            output += line
+        url = re.search(r'endpoint_url="(http://127\.0\.0\.1:\d+)"', output)
         assert url is not None
         client = Client("mine", endpoint_url=url[1])
         assert client.ask("q")["text"] == "Brasília: q"
@@ -46,6 +46,6 @@ def test_the_local_endpoint_is_called_as_it_says(container: FakeContainer) -> No
 
 def test_a_container_that_ends_before_it_is_ready_ends_the_command() -> None:
     process = start(CONCURRENCY="many")
-    told, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Failed: the container ended before it was ready" in told
+    assert "Failed: the container ended before it was ready" in output

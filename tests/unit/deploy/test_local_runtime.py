@@ -1,4 +1,4 @@
-"""The stand-in, as a real boto3 client sees it."""
+"""The local runtime, called by a real boto3 client."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_a_plain_invocation_comes_back_with_the_platform_s_headers_and_only_thos
     assert json.loads(response["Body"].read()) == {"text": "Brasília: q"}
     assert response["InvokedProductionVariant"] == "AllTraffic"
     assert response["CustomAttributes"] == "a=1"
-    told = response["ResponseMetadata"]["HTTPHeaders"]
-    assert "x-secret" not in told
+    headers = response["ResponseMetadata"]["HTTPHeaders"]
+    assert "x-secret" not in headers
     seen = {name.lower() for name in container.headers[-1]}
     assert {"content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id"} <= seen
     assert not seen & {"authorization", "x-amz-date", "user-agent"}
@@ -100,7 +100,7 @@ def test_a_plain_answer_that_takes_longer_than_the_limit_is_a_model_error(boto: 
     assert time.monotonic() - began < 1.4
 
 
-def test_a_plain_answer_that_drips_is_held_to_the_same_limit(boto: Any) -> None:
+def test_a_plain_answer_that_arrives_slowly_has_the_same_limit(boto: Any) -> None:
     with pytest.raises(boto.exceptions.ModelError, match="timed out"):
         invoke(boto, {"pieces": ["x"] * 20, "pause_s": 0.1})
 
@@ -112,7 +112,7 @@ def test_a_stream_that_takes_longer_than_its_limit_ends_in_a_typed_error(boto: A
     assert raised.value.response["Error"]["Code"] == "ModelStreamError"
 
 
-def test_a_container_that_hangs_up_in_mid_stream_ends_it_in_a_typed_error(boto: Any, runtime: LocalRuntime) -> None:
+def test_a_container_that_disconnects_in_mid_stream_ends_it_in_a_typed_error(boto: Any, runtime: LocalRuntime) -> None:
     runtime.chance = random.Random(1)
     response = stream(boto, {"pieces": ["first\n", "second\n"], "break": True})
     seen = []
@@ -122,7 +122,7 @@ def test_a_container_that_hangs_up_in_mid_stream_ends_it_in_a_typed_error(boto: 
     assert b"".join(seen) == b"first\nsecond\n"
 
 
-def test_a_client_that_leaves_in_mid_stream_lets_the_container_know(boto: Any, container: FakeContainer) -> None:
+def test_a_client_s_disconnect_in_mid_stream_reaches_the_container(boto: Any, container: FakeContainer) -> None:
     response = stream(boto, {"pieces": ["x" * 200_000] * 50, "pause_s": 0.01})
     begun = iter(response["Body"])
     next(begun)
@@ -147,7 +147,7 @@ def test_what_the_platform_refuses_never_reaches_the_container(
     assert container.headers == []
 
 
-def test_a_session_begins_by_a_plain_call_and_not_by_a_stream(boto: Any) -> None:
+def test_a_session_is_opened_by_a_plain_call_and_not_by_a_stream(boto: Any) -> None:
     response = invoke(boto, {"query": "um"}, SessionId="NEW_SESSION")
     session, _, expires = response["NewSessionId"].partition("; Expires=")
     assert expires == "2030-01-02T03:04:05Z"

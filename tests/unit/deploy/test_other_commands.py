@@ -20,23 +20,23 @@ def test_cost_names_what_runs_and_its_price(
     assert deploy(write_artifact(tmp_path / "artifact"), "--instance-type", "ml.g5.xlarge", "--instances", "2") == 0
     capsys.readouterr()
     assert run("cost") == 0
-    told = capsys.readouterr().out
-    assert "2 × ml.g5.xlarge" in told
-    assert "2.82" in told
+    output = capsys.readouterr().out
+    assert "2 × ml.g5.xlarge" in output
+    assert "2.82" in output
 
 
-def test_clean_wants_a_name_and_takes_the_image_s_only_if_it_was_deployed_from_here(
+def test_clean_needs_a_name_and_accepts_an_image_only_if_it_was_deployed_from_this_directory(
     amazon: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("clean") == 2
     assert "ENDPOINT_NAME is not set" in capsys.readouterr().err
     assert run("clean", "--image-name", "rag") == 0
-    assert "no endpoint was deployed from here" in capsys.readouterr().out
+    assert "no endpoint was deployed from this directory" in capsys.readouterr().out
     assert deploy(write_artifact(tmp_path / "artifact"), "--endpoint-name", "mine") == 0
     assert run("clean", "--image-name", "other") == 0
     assert boto3.client("sagemaker").list_endpoints()["Endpoints"]
     assert run("clean", "--image-name", "rag") == 0
-    assert "nothing of the endpoint mine is left" in capsys.readouterr().out
+    assert "the endpoint mine is removed" in capsys.readouterr().out
 
 
 def test_push_logs_in_tags_and_pushes_through_the_command_given(
