@@ -37,7 +37,7 @@ help: ## Show this list
 	@printf 'On AWS: ROLE_ARN BUCKET_NAME REGION IMAGE_NAME ENDPOINT_NAME INSTANCE_TYPE INSTANCES CONTEXT CONCURRENCY VARIANT (deploy/deploy.mk)\n'
 
 .PHONY: run
-run: install index ## Install, build the index, serve, and print an example request
+run: install index ## Install, build the index, serve, and show an example request
 	@HOST=$(HOST) PORT=$(PORT) INDEX=$(INDEX) exec $(PY) serve --example
 
 .PHONY: install
@@ -90,7 +90,7 @@ bench: index $(VENV)/.installed-test ## The load benchmark; benchmarks/ has the 
 	@$(PY) -m benchmarks.load
 
 .PHONY: train
-train: install ## Train an embedding adapter from DATA=pairs.jsonl into ADAPTER (build/adapter)
+train: install $(VENV)/.installed-train ## Train an embedding adapter from DATA=pairs.jsonl into ADAPTER (build/adapter)
 	@$(PY) -m training.train_adapter $(DATA) --output $(or $(ADAPTER),build/adapter) $(TRAIN_OPTIONS)
 
 .PHONY: notebooks

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deploy.errors import WrongOption
 from deploy.local.local_endpoint import IN_SERVICE, Limits
 from deploy.local.runtime import LocalRuntime
 
-_ROOT = Path(__file__).parents[2]
+_SERVE = Path(__file__).parents[2] / "serve"
 _GRACE_S = 30  # between SIGTERM and SIGKILL, as on the platform
 
 
@@ -59,12 +60,17 @@ def run_local(
 @contextlib.contextmanager
 def _container() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`serve` on a free loopback port, in a separate process session so that Ctrl-C reaches it only through here."""
+    if not _SERVE.exists():
+        raise WrongOption(
+            "there is no `serve` to start: the package was installed without the repository",
+            "Pass --container-url, or run the command in a clone.",
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "HOST": "127.0.0.1", "PORT": str(port)}
     process = subprocess.Popen(
-        [sys.executable, str(_ROOT / "serve")], cwd=_ROOT, env=environment, start_new_session=True
+        [sys.executable, str(_SERVE)], cwd=_SERVE.parent, env=environment, start_new_session=True
     )
     try:
         yield process, f"http://127.0.0.1:{port}"

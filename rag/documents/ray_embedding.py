@@ -50,7 +50,7 @@ def embed_on_ray(
             "embedding on Ray needs the package ray",
             field="ray-workers",
             value=workers,
-            remedy="pip install -r requirements-ray.txt, or leave the option out",
+            remedy="pip install -e '.[ray]', or leave the option out",
         ) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)

@@ -299,7 +299,7 @@ def _library(module: str, package: str) -> Any:
             f"reading these documents needs the package {package}",
             field="documents",
             value=package,
-            remedy="pip install -r requirements-artifact.txt",
+            remedy="pip install -e '.[documents]'",
         ) from error
 
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.harness.process import ServedProcess
 from deploy.cli import main
 from deploy.local.local_endpoint import Limits
-from rag_client.client import Client
+from rag_client import Client
 from rag_client.failures import InvalidRequest
 from tests.unit.deploy.artifact_fixture import write_artifact
 from tests.unit.deploy.fake_aws import Platform, platform

@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from rag_client.client import Client
+from rag_client import Client
 from tests.unit.deploy.artifact_fixture import write_artifact
 from tests.unit.deploy.deploying import (
     BROKEN,

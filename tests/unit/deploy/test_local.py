@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rag_client.client import Client
+import pytest
+
+from deploy.cli import main
+from rag_client import Client
 from tests.unit.deploy.fake_container import FakeContainer
 
 ROOT = Path(__file__).parents[3]
@@ -49,3 +52,12 @@ def test_a_container_that_ends_before_it_is_ready_ends_the_command() -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Failed: the container ended before it was ready" in output
+
+
+def test_without_the_repository_a_container_url_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("deploy.local.local_command._SERVE", tmp_path / "serve")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main(["local", "--port", "0"]) == 2
+    assert "Pass --container-url" in capsys.readouterr().err

@@ -29,10 +29,10 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", absent)
     with EmbeddingStore(tmp_path, WordsEmbedder()) as store, pytest.raises(InvalidRequest) as refused:
         embed_on_ray(TEXTS, WordsEmbedder, store, workers=2)
-    assert "requirements-ray.txt" in str(refused.value.remedy)
+    assert ".[ray]" in str(refused.value.remedy)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (requirements-ray.txt)")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (the extra ray)")
 @pytest.mark.filterwarnings("ignore")
 def test_on_ray_only_what_is_missing_is_embedded_and_vectors_are_the_same(tmp_path: Path) -> None:
     import ray  # type: ignore[import-not-found, unused-ignore]

@@ -218,7 +218,7 @@ def test_a_missing_library_is_named_with_the_way_to_install_it(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "pypdf", None)
     with pytest.raises(InvalidRequest, match="needs the package pypdf") as raised:
         folder_of(tmp_path, a_pdf=b"%PDF")
-    assert "requirements-artifact.txt" in (raised.value.remedy or "")
+    assert ".[documents]" in (raised.value.remedy or "")
 
 
 def pdf_of(*lines: str) -> bytes:
