@@ -67,13 +67,3 @@ def test_what_serves_http_starts_without_the_heavy_libraries(module: str) -> Non
 def test_a_folder_is_read_at_a_glance(folder: Path) -> None:
     most = 12 if (ROOT / "rag") in (folder, *folder.parents) else 16
     assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= most
-
-
-def test_every_setting_stands_in_the_readme() -> None:
-    from rag.settings import Settings, table
-
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, _, meaning in table():
-        assert f"| `{name}` |" in readme, name
-        assert meaning in readme, f"the README's row of {name} differs from settings.py"
-    assert len(table()) == len(Settings.model_fields)
