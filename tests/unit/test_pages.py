@@ -69,7 +69,11 @@ def make_targets() -> frozenset[str]:
 def variables() -> frozenset[str]:
     """Names of settings, of the Makefiles' variables, and of what notebooks, tests and SageMaker read."""
     readers = [ROOT / "Makefile", ROOT / "deploy/deploy.mk", ROOT / "tests/contract/conftest.py"]
-    readers += [path for folder in ("notebooks", "microservices", "rag") for path in (ROOT / folder).rglob("*.py")]
+    readers += [
+        path
+        for folder in ("deploy", "examples", "notebooks", "microservices", "rag")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     named = {name for path in readers for name in re.findall(r"[A-Z][A-Z_]+", text_of(path))}
     return frozenset(named | {name.upper() for name in Settings.model_fields})
 
