@@ -74,7 +74,7 @@ def variables() -> frozenset[str]:
         for folder in ("deploy", "examples", "notebooks", "microservices", "rag")
         for path in (ROOT / folder).rglob("*.py")
     ]
-    named = {name for path in readers for name in re.findall(r"[A-Z][A-Z_]+", text_of(path))}
+    named = {name for path in readers for name in re.findall(r"[A-Z][A-Z_]*", text_of(path))}
     return frozenset(named | {name.upper() for name in Settings.model_fields})
 
 
