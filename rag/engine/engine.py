@@ -17,7 +17,7 @@ import torch
 
 from rag.admission.rates import Rates
 from rag.backends.base import Backend, Segment
-from rag.engine.block_pool import Lease
+from rag.engine.block_pool import PinnedBlocks
 from rag.engine.sampling import Draw, Sampler, choose
 from rag.engine.scheduler import Scheduler, SequenceState, Work
 from rag.errors import GenerationFailed, InvalidRequest, NotReady, OutOfMemory, Overloaded, PromptTooLong, RagError
@@ -25,8 +25,8 @@ from rag.interfaces import FinishReason, Sampling
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_LEASE_WAIT_S = 5.0
-_LET_GO_S = 50e-6  # a sleep just long enough to hand the interpreter over
+_LONGEST_PIN_WAIT_S = 5.0
+_GIL_YIELD_S = 50e-6  # a sleep just long enough to hand the interpreter over
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,13 @@ class Engine:
         """Prompt tokens, in all, whose KV came from an earlier request."""
         return self._scheduler.reused_tokens
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, lease: Lease | None = None) -> Ticket:
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, pinned: PinnedBlocks | None = None) -> Ticket:
         """Queue a request, or start it at once in the blocks of `lease`, one at a time.
 
         Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then.
         """
         self._guard(prompt_ids, sampling)
-        sequence = SequenceState(tuple(prompt_ids), sampling, lease=lease)
+        sequence = SequenceState(tuple(prompt_ids), sampling, pinned=pinned)
         ticket = Ticket(sequence, Sampler(sampling, prompt_ids, tuple(self._eos_ids)), self)
         with self._wake:
             if not self.alive:
@@ -124,7 +124,7 @@ class Engine:
             self._tickets[sequence] = ticket
             self._wake.notify()
         # The engine's thread wants the interpreter now; without this it would wait for the end of this thread's turn.
-        time.sleep(_LET_GO_S)
+        time.sleep(_GIL_YIELD_S)
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -133,14 +133,14 @@ class Engine:
             ticket.sequence.cancelled = True
             self._wake.notify()
 
-    def lease(self) -> Lease:
+    def pin_blocks(self) -> PinnedBlocks:
         """Blocks of a whole context that a conversation keeps between its turns. Raises Overloaded or NotReady."""
-        waits_until = time.monotonic() + _LONGEST_LEASE_WAIT_S
+        waits_until = time.monotonic() + _LONGEST_PIN_WAIT_S
         with self._wake:
             while self.alive:
-                lease = self._scheduler.lease(self.max_model_len)
-                if lease is not None:
-                    return lease
+                pinned = self._scheduler.pin(self.max_model_len)
+                if pinned is not None:
+                    return pinned
                 if time.monotonic() >= waits_until:
                     raise Overloaded(
                         "no memory for another session", field="session", remedy="close a session", retry_after_s=1.0
@@ -148,10 +148,10 @@ class Engine:
                 self._wake.wait(0.01)  # a request that was cancelled holds its blocks until the step in flight is over
         raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
 
-    def end_lease(self, lease: Lease) -> None:
+    def unpin_blocks(self, pinned: PinnedBlocks) -> None:
         """Give a lease's blocks back, at the latest when its last turn leaves."""
         with self._wake:
-            self._scheduler.end_lease(lease)
+            self._scheduler.unpin(pinned)
 
     def rebuilt(self) -> Engine:
         """A new engine over the same backend and memory, after this one's loop has ended by an error."""

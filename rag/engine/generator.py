@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from typing_extensions import override
 
-from rag.engine.block_pool import Lease
+from rag.engine.block_pool import PinnedBlocks
 from rag.engine.chat_tokenizer import ChatTokenizer, PublishedTokenizer
 from rag.engine.detokenizer import TextStream
 from rag.engine.engine import Engine, Ticket
@@ -29,7 +29,7 @@ class TextGenerator(LocalGenerator):
         self.engine = engine
         self._name = name
         self._tokenizer = tokenizer
-        self._leases: dict[str, Lease] = {}
+        self._pinned: dict[str, PinnedBlocks] = {}
         self._chat = self._chat_tokenizer()
 
     @property
@@ -91,27 +91,27 @@ class TextGenerator(LocalGenerator):
 
     @override
     def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: str | None = None) -> TextDeltas:
-        lease = None
+        pinned = None
         if session is not None:
-            lease = self._leases.get(session)
-            if lease is None:
+            pinned = self._pinned.get(session)
+            if pinned is None:
                 raise SessionClosed("the session's memory is gone", field="session", remedy="open a new session")
-        ticket = self.engine.submit(prompt_ids, sampling, lease)
+        ticket = self.engine.submit(prompt_ids, sampling, pinned)
         return TextDeltas(ticket, self._tokenizer.backend_tokenizer)
 
     @override
     def open_session(self, session: str) -> None:
-        self._leases[session] = self.engine.lease()
+        self._pinned[session] = self.engine.pin_blocks()
 
     @override
     def close_session(self, session: str) -> None:
-        lease = self._leases.pop(session, None)
-        if lease is not None:
-            self.engine.end_lease(lease)
+        pinned = self._pinned.pop(session, None)
+        if pinned is not None:
+            self.engine.unpin_blocks(pinned)
 
     @override
     def revive(self) -> None:
-        self._leases.clear()
+        self._pinned.clear()
         self.engine = self.engine.rebuilt()
 
     @override

@@ -1,7 +1,7 @@
-"""Which sequences take part in the next forward pass, and who holds which blocks. Pure Python: knows no model.
+"""Which sequences take part in the next forward pass, and which blocks each holds. Pure Python: knows no model.
 
-A sequence holds blocks for its worst case (prompt + max_new_tokens) from its admission to its end, so nothing that was
-admitted can ever run out of memory.
+A sequence holds blocks for its worst case (prompt + max_new_tokens) from its admission to its end, so no admitted
+sequence can run out of memory.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rag.engine.block_pool import BlockPool, Copy, Lease, Reservation, everything
+from rag.engine.block_pool import Allocation, BlockPool, Copy, PinnedBlocks, all_shared
+from rag.engine.prefix_tree import TOKEN_BYTES, pack
 from rag.errors import Overloaded
 from rag.interfaces import Sampling
 
 
 @dataclass(eq=False, slots=True)
 class SequenceState:
-    """One request on its way: its tokens so far, and how many of them the KV cache already holds."""
+    """One request: its tokens so far, and how many of them the KV cache already holds."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
-    num_cached: int = 0
     block_ids: list[int] = field(default_factory=list)
     cancelled: bool = False
-    lease: Lease | None = None
+    pinned: PinnedBlocks | None = None
+    packed_prompt: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.packed_prompt = pack(self.prompt_ids)  # here, since the engine's lock is not held yet
 
     @property
     def num_tokens(self) -> int:
@@ -39,10 +43,12 @@ class SequenceState:
         """Tokens that the KV cache may have to hold for this sequence."""
         return len(self.prompt_ids) + self.sampling.max_new_tokens
 
-    def leading_tokens(self, count: int) -> tuple[int, ...]:
-        """The first `count` tokens of prompt and output."""
+    def packed(self, count: int) -> bytes:
+        """The first `count` tokens of prompt and output, by `prefix_tree.pack`."""
         missing = count - len(self.prompt_ids)
-        return self.prompt_ids[:count] if missing <= 0 else (*self.prompt_ids, *self.output_ids[:missing])
+        if missing <= 0:
+            return self.packed_prompt[: count * TOKEN_BYTES]
+        return self.packed_prompt + pack(self.output_ids[:missing])
 
     def uncomputed(self, limit: int) -> Sequence[int]:
         """The next at most `limit` tokens that the KV cache lacks."""
@@ -60,7 +66,7 @@ class Work(NamedTuple):
 
     @property
     def completes(self) -> bool:
-        """Whether the logits of this step's last token choose the next one (else the prompt goes on)."""
+        """Whether the logits of this step's last token choose the next one; else prefill goes on."""
         return self.start + len(self.new_ids) == self.sequence.num_tokens
 
 
@@ -75,7 +81,7 @@ class Scheduler:
         max_batch_tokens: int,
         max_waiting: int,
         whole_prompts: bool = False,
-        reusable: Callable[[int, int], int] = everything,
+        reusable: Callable[[int, int], int] = all_shared,
     ) -> None:
         self._whole_prompts = whole_prompts
         self.max_batch_tokens = max_batch_tokens
@@ -99,10 +105,10 @@ class Scheduler:
     def add(self, sequence: SequenceState) -> None:
         """Start or queue `sequence`. Raises Overloaded when it would have to wait behind `max_waiting` others.
 
-        A sequence with a lease has its blocks already and starts at once.
+        A sequence in pinned blocks has its memory already and starts at once.
         """
-        if sequence.lease is not None:
-            self._start(sequence, self._pool.resume(sequence.lease, sequence, sequence.prompt_ids))
+        if sequence.pinned is not None:
+            self._start(sequence, self._pool.resume(sequence.pinned, sequence, sequence.packed_prompt))
             return
         self.waiting.append(sequence)
         self._admit()
@@ -125,7 +131,7 @@ class Scheduler:
         for sequence in self.running:
             (decodes if sequence.num_computed >= len(sequence.prompt_ids) else prefills).append(sequence)
         step = [Work(sequence, sequence.uncomputed(1), sequence.num_computed) for sequence in decodes]
-        # A prompt always moves on, even where the decodes alone fill the budget: nobody may starve.
+        # Prefill gets a share even where the decodes alone fill the budget: no prompt starves.
         budget = max(self.max_batch_tokens - len(step), self.max_batch_tokens // 4, 1)
         for sequence in prefills:
             if budget <= 0:
@@ -136,54 +142,54 @@ class Scheduler:
         return step
 
     def take_copies(self) -> list[Copy]:
-        """What must be copied, in this order, before the step that `schedule` returned. Each is handed out once."""
+        """What must be copied, in this order, before the step that `schedule` returned. Each is returned once."""
         copies, self._copies = self._copies, []
         return copies
 
     def remove(self, sequence: SequenceState, *, reusable: bool = True) -> None:
-        """End `sequence`, wherever it stands, and free its blocks. A second call does nothing.
+        """End `sequence`, running or waiting, and free its blocks. A second call does nothing.
 
-        `reusable` False drops what its blocks hold: a sequence that broke may have left anything there.
+        `reusable` False drops the contents of its blocks: those of a sequence that failed are unknown.
         """
         if sequence in self.running:
             self.running.remove(sequence)
-            if sequence.lease is None:
+            if sequence.pinned is None:
                 self._pool.release(sequence, reusable=reusable)
             else:
-                sequence.lease.end(sequence, reusable=reusable)
-                if sequence.lease.ended and not sequence.lease.in_use:
-                    self._pool.end_lease(sequence.lease)
+                sequence.pinned.end(sequence, reusable=reusable)
+                if sequence.pinned.unpinned and not sequence.pinned.in_use:
+                    self._pool.unpin(sequence.pinned)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def lease(self, tokens: int) -> Lease | None:
-        """Blocks for a conversation of `tokens`, until `end_lease`; None while there are not enough."""
-        return self._pool.lease(tokens)
+    def pin(self, tokens: int) -> PinnedBlocks | None:
+        """Blocks for a conversation of `tokens`, until `unpin`; None while there are not enough."""
+        return self._pool.pin(tokens)
 
-    def end_lease(self, lease: Lease) -> None:
-        """Give a lease's blocks back, once the turn that may still run in them has left."""
-        if lease.ended:
+    def unpin(self, pinned: PinnedBlocks) -> None:
+        """Give pinned blocks back, once the turn that may still run in them has ended."""
+        if pinned.unpinned:
             return
-        lease.ended = True
-        if not lease.in_use:
-            self._pool.end_lease(lease)
+        pinned.unpinned = True
+        if not pinned.in_use:
+            self._pool.unpin(pinned)
 
     def _admit(self) -> None:
         while self.waiting:
             sequence = self.waiting[0]
-            sharers = [running for running in self.running if running.lease is None]
-            reserved = self._pool.reserve(
-                sequence.prompt_ids, sequence.worst_case_tokens, sharers, self.max_batch_tokens
+            sharers = [running for running in self.running if running.pinned is None]
+            allocation = self._pool.reserve(
+                sequence.packed_prompt, sequence.worst_case_tokens, sharers, self.max_batch_tokens
             )
-            if reserved is None:
+            if allocation is None:
                 return
             self.waiting.popleft()
-            self._start(sequence, reserved)
+            self._start(sequence, allocation)
 
-    def _start(self, sequence: SequenceState, reserved: Reservation) -> None:
-        sequence.block_ids = reserved.block_ids
-        sequence.num_computed = sequence.num_cached = reserved.num_cached
-        self.reused_tokens += reserved.num_cached
-        if reserved.copy is not None:
-            self._copies.append(reserved.copy)
+    def _start(self, sequence: SequenceState, allocation: Allocation) -> None:
+        sequence.block_ids = allocation.block_ids
+        sequence.num_computed = allocation.num_cached
+        self.reused_tokens += allocation.num_cached
+        if allocation.copy is not None:
+            self._copies.append(allocation.copy)
         self.running.append(sequence)

@@ -92,7 +92,7 @@ def test_a_turn_computes_only_what_its_conversation_adds(engine: Engine) -> None
     alone_first = finish(engine.submit(PROMPT, GREEDY))
     second = [*PROMPT, *alone_first[0], 40, 41, 42]
     alone_second = finish(engine.submit(second, GREEDY))
-    lease = engine.lease()
+    lease = engine.pin_blocks()
     assert finish(engine.submit(PROMPT, GREEDY, lease)) == alone_first
     others = [engine.submit([token] * 60, Sampling(max_new_tokens=20)) for token in (11, 12, 13, 14)]
     for other in others:  # they use every other block again and again meanwhile
@@ -101,41 +101,41 @@ def test_a_turn_computes_only_what_its_conversation_adds(engine: Engine) -> None
     assert finish(engine.submit(second, GREEDY, lease)) == alone_second
     # The last new token of a turn is known but not yet computed.
     assert engine.reused_tokens - before == len(PROMPT) + len(alone_first[0]) - 1
-    engine.end_lease(lease)
+    engine.unpin_blocks(lease)
     assert engine.free_blocks == SLOTS
 
 
 def test_a_turn_that_goes_back_in_the_conversation_is_computed_from_there(engine: Engine) -> None:
     changed = [*PROMPT[:18], 250, 251, 252]
     expected = finish(engine.submit(changed, GREEDY))
-    lease = engine.lease()
+    lease = engine.pin_blocks()
     finish(engine.submit([*PROMPT, 1, 2, 3], GREEDY, lease))
     assert finish(engine.submit(changed, GREEDY, lease)) == expected
-    engine.end_lease(lease)
+    engine.unpin_blocks(lease)
 
 
 def test_a_turn_right_after_a_cancelled_one_trusts_nothing_that_it_left(engine: Engine) -> None:
     long = [*PROMPT, *range(20, 100)]
     expected = finish(engine.submit(PROMPT, GREEDY))
-    lease = engine.lease()
+    lease = engine.pin_blocks()
     for _ in range(5):
         finish(engine.submit(PROMPT, GREEDY, lease))
         engine.submit([*PROMPT[:17], *long], Sampling(max_new_tokens=60), lease).cancel()
         assert finish(engine.submit(PROMPT, GREEDY, lease)) == expected
-    engine.end_lease(lease)
+    engine.unpin_blocks(lease)
 
 
 def test_leases_take_blocks_that_requests_then_lack(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rag.engine.engine._LONGEST_LEASE_WAIT_S", 0.05)
-    leases = [engine.lease() for _ in range(SLOTS)]
+    monkeypatch.setattr("rag.engine.engine._LONGEST_PIN_WAIT_S", 0.05)
+    leases = [engine.pin_blocks() for _ in range(SLOTS)]
     assert engine.free_blocks == 0
     with pytest.raises(Overloaded):
-        engine.lease()
+        engine.pin_blocks()
     running = engine.submit(PROMPT, Sampling(max_new_tokens=100), leases[0])
-    engine.end_lease(leases[0])  # while its turn runs: the blocks are free when that is over, not before
+    engine.unpin_blocks(leases[0])  # while its turn runs: the blocks are free when that is over, not before
     assert engine.free_blocks == 0
     finish(running)
     for lease in leases[1:]:
-        engine.end_lease(lease)
-        engine.end_lease(lease)
+        engine.unpin_blocks(lease)
+        engine.unpin_blocks(lease)
     assert engine.free_blocks == SLOTS
