@@ -34,7 +34,7 @@ _SIZES = [512 << step for step in range(8)]
 _BLOCK_TOKENS, _VOCABULARY = 32, 50_000
 _PROMPT_TOKENS, _NEW_TOKENS, _SHARED_TOKENS = 160, 32, 40
 _RUNNING = 16
-_LONGEST_S = 60.0  # of measuring one line of the table: then fewer repeats must do
+_LONGEST_S = 60.0  # for one row of the table, which then has fewer repeats
 
 
 def new_prompts(seed: int) -> Prompts:

@@ -1,4 +1,4 @@
-"""Random-weight models in the shapes of the field, small enough to be made in a test."""
+"""Random-weight models of common architectures, small enough to be created in a test."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def random_model(shape: str, seed: int = 0) -> Any:
 
 
 def generated_alone(model: Any, prompt: Sequence[int], new_tokens: int) -> list[int]:
-    """The yardstick: what transformers' own generate answers, greedily and without an end token."""
+    """The reference: greedy text of transformers' own generate, without an end token."""
     ids = torch.tensor([list(prompt)])
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=None

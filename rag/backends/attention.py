@@ -1,4 +1,4 @@
-"""Attention over cells that a backend keeps itself: the formula, and which cells a query sees."""
+"""Attention over KV cells that a backend keeps itself: the formula, and which cells a query sees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-# Lengths are rounded up to this, so that kernels meet few distinct shapes.
+# Lengths are rounded up to this, so that kernels are called with few distinct shapes.
 _LENGTH_STEP_TOKENS = 64
 
 
@@ -23,8 +23,8 @@ def attention(
 ) -> torch.Tensor:
     """softmax(cap(q·kᵀ·scale) | sink)·v. query (B, H_kv, R, D), keys (B, H_kv, L, D), mask broadcast to the scores.
 
-    torch's fused kernels know neither the cap (Gemma 2) nor the sinks (gpt-oss, one learnt logit a head, here
-    (H_kv, R)): with one of them the same formula is written out.
+    torch's fused kernels support neither the cap (Gemma 2) nor the sinks (gpt-oss, one learnt logit a head, here
+    (H_kv, R)): with one of them the formula is computed operation by operation.
     """
     if softcap is None and sinks is None:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
@@ -42,11 +42,11 @@ def attention(
 def visible_cells(held: int, cells: int, last: torch.Tensor, queries: torch.Tensor, window: int | None) -> torch.Tensor:
     """Which of the first `held` of a slot's `cells` a query at position `queries` sees, broadcast over both.
 
-    `last` is the newest position in the slot. A cell keeps the newest position that is congruent to it, so position p
-    lies in cell p mod cells; where nothing has gone round, that is p itself.
+    `last` is the newest position in the slot. The cells are a ring buffer: position p is in cell p mod cells, which is
+    p itself until positions wrap.
     """
-    place = torch.arange(held, device=queries.device)
-    position = last - (last - place) % cells
+    cell = torch.arange(held, device=queries.device)
+    position = last - (last - cell) % cells
     seen = (position >= 0) & (position <= queries)
     return seen if window is None else seen & (position > queries - window)
 
@@ -58,11 +58,11 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def rounded_length(longest: int, most: int) -> int:
-    """The cells to attend over where the longest live sequence has `longest`; never more than `most`."""
+    """The cells to attend over where the longest running sequence has `longest`; never more than `most`."""
     return min(-(-longest // _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS, most)
 
 
 def on_device(values: Sequence[Any], device: torch.device) -> torch.Tensor:
-    """Integers as a tensor there. To a GPU they go from pinned memory, so that nobody waits for the copy."""
+    """Integers as a tensor on `device`. To a GPU they go from pinned memory, so that the copy is asynchronous."""
     tensor = torch.tensor(values, dtype=torch.long)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

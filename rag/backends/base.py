@@ -1,4 +1,4 @@
-"""The seam between the scheduler and whatever computes logits."""
+"""The interface between the engine and what computes logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Segment(NamedTuple):
-    """One sequence's part of a step: `new_ids` stand at positions from `start` on, its KV lives in `block_ids`."""
+    """One sequence's part of a step: `new_ids` are at positions from `start` on, its KV is in `block_ids`."""
 
     new_ids: Sequence[int]
     start: int
@@ -25,15 +25,15 @@ class Backend(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Ids below this one are valid."""
+        """Rows of the embedding table: ids below this one are valid."""
 
     @property
     def whole_prompts(self) -> bool:
-        """Whether a prompt must come in one segment, since it can't be computed in chunks."""
+        """Whether a prompt can't be computed in chunks and must come in one segment."""
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes that the weights take."""
+        """Bytes of all parameters and buffers, tied ones once."""
 
     def allocate(self, num_blocks: int) -> int:
         """Allocate the KV memory, once. Returns its bytes."""
@@ -42,10 +42,11 @@ class Backend(Protocol):
         """Copy the KV of the first `num_tokens` tokens from one block into another."""
 
     def reusable(self, written: int, shared: int) -> int:
-        """From how many of `shared` leading tokens a sequence can go on in cells that `written` tokens went into."""
+        """From how many of `shared` leading tokens a sequence can go on in blocks that `written` tokens went into."""
 
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """Put every segment's tokens into its blocks and return the logits (len(segments), V) after each one's last.
+        """Put every segment's tokens into its blocks; returns the logits after each one's last, (len(segments), V) in
+        float32.
 
-        Running the same segments again, together or apart, has the same effect as running them once.
+        Idempotent: the same segments may be run again, together or one by one.
         """

@@ -1,4 +1,4 @@
-"""Which backend runs the LLM, decided from its config.json and the settings, so that the plan can count on it."""
+"""Which backend runs the LLM: decided from its config.json and the settings, before the memory is planned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BackendName = Literal["openvino", "torch"]
 
 
 class BackendChoice(NamedTuple):
-    """A backend and, where BACKEND=auto passed OpenVINO over, the reason."""
+    """A backend and, where BACKEND=auto does not take OpenVINO, the reason."""
 
     name: BackendName
     reason: str | None = None
@@ -24,12 +24,12 @@ class BackendChoice(NamedTuple):
 def choose_backend(settings: Settings, model: Model, *, on_cpu: bool) -> BackendChoice:
     """OpenVINO on a CPU where it can run `model`, else torch, unless BACKEND names one.
 
-    Raises ModelRefused where BACKEND=openvino can't be had, InvalidRequest for formats that torch has not.
+    Raises ModelRefused where BACKEND=openvino is impossible, InvalidRequest for formats that torch does not support.
     """
     if settings.backend == "torch":
         reason: str | None = "BACKEND is torch"
     else:
-        reason = _obstacle(settings, on_cpu=on_cpu) or _inexpressible(settings, model)
+        reason = _obstacle(settings, on_cpu=on_cpu) or _unsupported(settings, model)
     if reason is None and settings.backend == "auto" and model.has_experts:
         reason = "its graph would compute every expert for every token"
     if reason is None:
@@ -53,9 +53,9 @@ def choose_backend(settings: Settings, model: Model, *, on_cpu: bool) -> Backend
 
 
 def _obstacle(settings: Settings, *, on_cpu: bool) -> str | None:
-    """What stands in the way whatever the model is."""
+    """Why OpenVINO is impossible for any model."""
     if not on_cpu or settings.device.startswith("cuda"):
-        return "the device is no CPU"
+        return "the device is not a CPU"
     if importlib.util.find_spec("openvino") is None:
         return "openvino is not installed"
     if settings.dtype == "float16":
@@ -65,8 +65,8 @@ def _obstacle(settings: Settings, *, on_cpu: bool) -> str | None:
     return None
 
 
-def _inexpressible(settings: Settings, model: Model) -> str | None:
-    """What of `model` its paged attention has no words for."""
+def _unsupported(settings: Settings, model: Model) -> str | None:
+    """What of `model` its paged attention does not support."""
     config = model.config
     kinds = {layer.kind if layer.attends and layer.state is None else "recurrent or shared" for layer in model.layers}
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -96,7 +96,7 @@ def _original_context(rope: Mapping[str, object]) -> int:
 
 @functools.cache
 def _capabilities() -> tuple[str, ...]:
-    """Number formats that OpenVINO finds instructions for on this CPU."""
-    import openvino  # noqa: PLC0415 - heavy, and asked for bfloat16 only
+    """Number formats that this CPU has instructions for, by OpenVINO."""
+    import openvino  # noqa: PLC0415 - heavy, and needed for bfloat16 only
 
     return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

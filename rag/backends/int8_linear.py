@@ -1,7 +1,7 @@
 """Linear layers with int8 weights, symmetric, a scale for every output channel.
 
-A model that was quantised here computes in torch exactly what its OpenVINO graph computes, so the graph's self-test
-keeps its narrow bound; what rounding the weights loses is a property of the model, measured by benchmarks/paged.py.
+A model quantised here computes in torch exactly what its OpenVINO graph computes, so the graph's self-test keeps its
+narrow tolerance. What rounding the weights loses is measured by benchmarks/paged.py.
 """
 
 from __future__ import annotations

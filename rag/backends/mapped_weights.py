@@ -1,7 +1,8 @@
-"""Weights that a file backs, so that the kernel may drop their pages and read them again.
+"""Weights in a memory-mapped file, so that the kernel may drop their pages and read them again.
 
-OpenVINO packs most weights a second time when it compiles, and keeps the originals. Where these lie in a mapped file
-they cost no memory that anybody could want: a float32 checkpoint does so by itself, others are written out here.
+OpenVINO packs most weights into a second copy when it compiles, and keeps the originals. In a mapped file the originals
+take no memory that another process could use: those of a float32 checkpoint are mapped already, others are written out
+here.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ import torch
 _log = logging.getLogger(__name__)
 
 _ALIGNMENT_BYTES = 64
-_MADV_PAGEOUT = 21  # drops clean file pages; unlike MADV_DONTNEED it can't lose anything
+_MADV_PAGEOUT = 21  # drops clean file pages; unlike MADV_DONTNEED it can't lose data
 
 
 class Span(NamedTuple):
-    """A tensor's place in memory."""
+    """The address range of a tensor."""
 
     address: int
     nbytes: int
 
 
 def float_on_disk(model: Any) -> list[Span]:
-    """Turn the parameters of `model` to float32 in place, and move what no file backs into one; returns where they lie.
+    """Convert the parameters of `model` to float32 in place, in a mapped file; returns their addresses.
 
-    One tensor after the other, so that no more than one is held twice. The file vanishes with the process; where there
-    is no room for it, the weights stay in memory. Raises OSError where writing fails in the middle.
+    Tensor by tensor, so that no more than one is in memory twice. The file is deleted with the process; where the disk
+    has no room for it, the weights stay in memory. Raises OSError where writing fails.
     """
     backed = _FileMappings()
     codes = [buffer for buffer in model.buffers() if buffer.dtype == torch.int8]
@@ -54,9 +55,9 @@ def float_on_disk(model: Any) -> list[Span]:
 
 
 def page_out(spans: list[Span]) -> None:
-    """Give these pages back to the kernel, and what loading has freed. Without effect where it doesn't know how."""
+    """Give these pages, and memory freed since loading, back to the kernel; no effect where it lacks MADV_PAGEOUT."""
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc's; it keeps freed memory for itself otherwise
+    if hasattr(libc, "malloc_trim"):  # glibc, which keeps freed memory otherwise
         libc.malloc_trim(0)
     for address, nbytes in spans:
         start = address - address % mmap.PAGESIZE
@@ -64,25 +65,25 @@ def page_out(spans: list[Span]) -> None:
 
 
 def _move(tensors: list[torch.Tensor]) -> None:
-    places = []
+    moved = []
     with tempfile.TemporaryFile() as file:
         for tensor in tensors:
             values = (tensor.detach().float() if tensor.is_floating_point() else tensor.detach()).contiguous().numpy()
             offset = file.seek(-(-file.tell() // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
             file.write(values.tobytes())
-            places.append((tensor, offset, values.dtype, values.shape))
+            moved.append((tensor, offset, values.dtype, values.shape))
             tensor.data = torch.empty(0)
-        if not places:
+        if not moved:
             return
         file.flush()
-        # Copy on write, though nobody writes: torch warns about memory that it must not change.
+        # Copy on write, though nothing writes: torch warns about read-only memory.
         mapped = np.memmap(file, dtype=np.uint8, mode="c")
-    for tensor, offset, dtype, shape in places:
+    for tensor, offset, dtype, shape in moved:
         tensor.data = torch.from_numpy(np.ndarray(shape, dtype, mapped.data, offset))
 
 
 class _FileMappings:
-    """The parts of this process's memory that a file backs."""
+    """The parts of this process's memory that are mapped from files."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -95,6 +96,6 @@ class _FileMappings:
                 self._ends.append(int(end, 16))
 
     def hold(self, tensor: torch.Tensor) -> bool:
-        """Whether `tensor` lies in one of them."""
-        place = bisect_right(self._starts, tensor.data_ptr()) - 1
-        return place >= 0 and tensor.data_ptr() < self._ends[place]
+        """Whether `tensor` is in one of them."""
+        index = bisect_right(self._starts, tensor.data_ptr()) - 1
+        return index >= 0 and tensor.data_ptr() < self._ends[index]

@@ -1,10 +1,10 @@
 """A transformers causal LM as an OpenVINO graph whose attention works on KV blocks.
 
-The graph is traced from the torch model, so whatever transformers knows is known here. Three things are exchanged on
-the way: attention becomes OpenVINO's paged-attention operation (through transformers' public AttentionInterface, so no
-mask and no cache class is involved), rotary angles are looked up in a table, and experts are computed all at once.
+The graph is traced from the torch model, so every model of transformers is supported. Three things are replaced on the
+way: attention becomes OpenVINO's paged-attention operation (through transformers' public AttentionInterface, so no mask
+and no cache class is involved), rotary angles are looked up in a table, and all experts are computed at once.
 
-A step's tokens lie end to end in one row. The graph's inputs, T tokens of S sequences:
+The tokens of a step's sequences are concatenated. The graph's inputs, T tokens of S sequences:
   input_ids, position_ids (T,)   past_lens (S,)   subsequence_begins (S + 1,)   max_context_len ()
   block_indices (all blocks,)    block_indices_begins (S + 1,)   sampled (S,): the rows whose logits are wanted
 and for each layer key_cache.N and value_cache.N, (blocks, kv_heads, block_size, head_dim). Its output: logits (S, V).
@@ -37,7 +37,7 @@ from rag.errors import BackendRefused
 _ATTENTION = "rag_paged_attention"
 _EXPERTS = "rag_all_experts"
 _STEP_INPUTS = ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins", "max_context_len")
-INPUTS = ("input_ids", "position_ids", *_STEP_INPUTS, "sampled")
+_INPUTS = ("input_ids", "position_ids", *_STEP_INPUTS, "sampled")
 
 
 @torch.library.custom_op("rag::paged_attention", mutates_args=())
@@ -60,7 +60,7 @@ def _paged_attention(
     value_dim: int,
     heads: int,
 ) -> torch.Tensor:
-    """A place holder in the trace: query (T, heads · key_dim) → (T, heads · value_dim). Only its shape is real."""
+    """A placeholder in the trace: query (T, heads · key_dim) → (T, heads · value_dim). Only its shape is used."""
     return query.new_zeros(query.shape[0], heads * value_dim)
 
 
@@ -70,7 +70,7 @@ def _(query: torch.Tensor, *rest: Any) -> torch.Tensor:
 
 
 def _to_openvino(node: Any) -> list[Any]:
-    """The place holder as OpenVINO's operation. Its 28 inputs go by position; what is not used here is empty."""
+    """The placeholder as OpenVINO's operation. Its 28 inputs are positional; those not used here are empty."""
     tensors = [node.get_input(index) for index in range(11)]
     scale, window, kv_heads, key_dim, value_dim = (node.get_values_from_const_input(index) for index in range(11, 16))
 
@@ -102,7 +102,7 @@ def _to_openvino(node: Any) -> list[Any]:
 
 @dataclass(slots=True)
 class _Trace:
-    """What the attention function needs to know of the trace under way: block tables and caches, two a layer."""
+    """What the attention function reads of the current trace: block tables and caches, two a layer."""
 
     step: tuple[torch.Tensor, ...]
     caches: tuple[torch.Tensor, ...]
@@ -153,7 +153,7 @@ def _attend(
 def _all_experts(
     self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
-    """Every expert for every token (T, H), weighted by the router: which ones are chosen can't be traced."""
+    """Every expert for every token (T, H), weighted by the router: the choice of experts can't be traced."""
 
     def linear(rows: torch.Tensor, name: str) -> torch.Tensor:
         weight = getattr(self, name)
@@ -175,12 +175,12 @@ ExpertsInterface.register(_EXPERTS, _all_experts)
 
 
 class _RotaryTable(torch.nn.Module):
-    """A rotary embedding by look-up: a product of position and frequency would lose its last digits in bfloat16, where
-    positions above 256 are no longer whole numbers."""
+    """A rotary embedding by table lookup: a product of position and frequency would lose its last digits in bfloat16,
+    which can't represent every integer above 256."""
 
     def __init__(self, rotary: torch.nn.Module, max_model_len: int) -> None:
         super().__init__()
-        self._rotary = [rotary]  # in a list, so that it does not become a part of the graph
+        self._rotary = [rotary]  # in a list, so that it is not a submodule and not part of the graph
         self._positions = torch.arange(max_model_len)[None]
         self._tables: dict[tuple[Any, ...], tuple[torch.Tensor, ...]] = {}
         self.tracing = False
@@ -195,8 +195,8 @@ class _RotaryTable(torch.nn.Module):
         return tuple(torch.nn.functional.embedding(position_ids, table) for table in self._tables[key])
 
 
-class _Step(torch.nn.Module):
-    """The model as one function of the graph's inputs."""
+class _PagedModel(torch.nn.Module):
+    """The model as a function of the graph's inputs."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -228,38 +228,38 @@ def convert(model: Any, max_model_len: int) -> ov.Model:
     """The graph of `model`, a causal LM of transformers, for contexts of up to `max_model_len` tokens.
 
     The constants of the graph are the model's own tensors, not copies; the model itself can't be used afterwards.
-    Raises BackendRefused for what the operation can't express.
+    Raises BackendRefused for what the operation does not support.
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
     model.set_attn_implementation(_ATTENTION)
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation(_EXPERTS)
     tables = _tabulate_rotary(model, max_model_len)
-    step = _Step(model)
+    paged = _PagedModel(model)
     example = _example(layers)
-    chatty = logging.getLogger("transformers")
-    level = chatty.level
+    logger = logging.getLogger("transformers")
+    level = logger.level
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's remarks on what it fixes are what is wanted here
-        chatty.setLevel(logging.ERROR)  # it reads every attribute, and some of them complain
-        step(*example)  # fills the tables
+        warnings.simplefilter("ignore")  # of constants in the trace, which are intended
+        logger.setLevel(logging.ERROR)  # the tracer reads every attribute, and deprecated ones log a warning
+        paged(*example)  # fills the tables
         for table in tables:
             table.tracing = True
         trace: Any = torch.jit.trace  # torch leaves it untyped
-        traced = trace(step, example, check_trace=False, strict=False)
+        traced = trace(paged, example, check_trace=False, strict=False)
         graph = _import(traced, example)
-    chatty.setLevel(level)
+    logger.setLevel(level)
     _name_inputs(graph, layers)
-    _unfold_negations(graph)
+    _fold_negations(graph)
     graph.validate_nodes_and_infer_types()
     return graph
 
 
 def _import(traced: Any, example: tuple[Any, ...]) -> ov.Model:
-    """By the frontend itself: ov.convert_model would do the same, and report it over the network where there is one."""
+    """By the frontend itself: ov.convert_model does the same, and sends telemetry over the network."""
     frontend = FrontEndManager().load_by_framework("pytorch")
     frontend.add_extension(ConversionExtension("rag::paged_attention", _to_openvino))
-    decoder = TorchScriptPythonDecoder(traced, example_input=example)  # the loaded model does not keep it alive
+    decoder = TorchScriptPythonDecoder(traced, example_input=example)  # a reference that the loaded model does not hold
     return frontend.convert(frontend.load(decoder))
 
 
@@ -275,7 +275,7 @@ def _tabulate_rotary(model: torch.nn.Module, max_model_len: int) -> list[_Rotary
 
 
 def _example(layers: int) -> tuple[Any, ...]:
-    """Inputs of a step of three tokens; the tracer fixes no size in them."""
+    """Inputs of a step of three tokens; the trace holds for other sizes."""
 
     def i32(*values: int) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32)
@@ -286,7 +286,7 @@ def _example(layers: int) -> tuple[Any, ...]:
 
 
 def _name_inputs(graph: ov.Model, layers: int) -> None:
-    names = [*INPUTS, *(f"{kind}_cache.{layer}" for layer in range(layers) for kind in ("key", "value"))]
+    names = [*_INPUTS, *(f"{kind}_cache.{layer}" for layer in range(layers) for kind in ("key", "value"))]
     parameters = graph.get_parameters()
     if len(parameters) != len(names):
         raise _refusal(f"its graph has {len(parameters)} inputs, not {len(names)}", "inputs")
@@ -300,8 +300,8 @@ def _name_inputs(graph: ov.Model, layers: int) -> None:
         parameter.set_friendly_name(name)
 
 
-def _unfold_negations(graph: ov.Model) -> None:
-    """Rotate-half's minus arrives as a whole number that is converted; as a float the rotary fusion recognises it."""
+def _fold_negations(graph: ov.Model) -> None:
+    """Rotate-half's −1 is an integer constant with a conversion; as a float constant the rotary fusion matches it."""
     for node in graph.get_ops():
         if node.get_type_name() != "Convert" or node.get_output_element_type(0) != ov.Type.f32:
             continue

@@ -1,8 +1,9 @@
 """The OpenVINO backend: a causal LM on a CPU over KV blocks of 32 tokens.
 
-A step is one inference over all segments laid end to end; block tables tell the paged-attention operation where each
-sequence's keys and values lie. The KV memory is one allocation, of which every layer's cache is a part. Keys and values
-of windowed layers are kept for the whole context, so a block holds the same tokens in every layer.
+A step is one inference over the tokens of all segments, concatenated; block tables tell the paged-attention operation
+which blocks hold each sequence's keys and values. The KV memory is one allocation, of which every layer's cache is a
+part. Layers with a sliding window keep keys and values of the whole context too, so a block holds the same tokens in
+every layer.
 """
 
 from __future__ import annotations
@@ -15,30 +16,31 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import openvino as ov
 import torch
+from typing_extensions import override
 
-from rag.backends.base import Segment
+from rag.backends.base import Backend, Segment
 from rag.backends.mapped_weights import float_on_disk, page_out
 from rag.backends.openvino_graph import convert
 from rag.backends.self_test import difference, held_bytes, probe_ids
 from rag.errors import BackendRefused
 
-# What OpenVINO's CPU plugin lays its KV blocks out for.
+# The block size of OpenVINO's CPU plugin.
 BLOCK_TOKENS = 32
 KvType: TypeAlias = Literal["f32", "bf16", "u8"]
 KV_TYPES: dict[str, KvType] = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
 
-# The self-test's prompts: one within a block, one beyond position 256, where bfloat16 no longer counts by ones.
+# The self-test's prompts: one within a block, one beyond position 256, up to which bfloat16 represents every integer.
 _SHORT_TOKENS, _LONG_TOKENS = 24, 300
-# Largest difference from the torch model's logits, as a share of their spread: rounding grows as the KV shrinks, a
-# wrong mask or position is of the order of one.
+# Largest difference from the torch model's logits, as a share of their standard deviation: a smaller KV format rounds
+# more, a wrong mask or position is of the order of one.
 _TOLERANCE: dict[KvType, float] = {"f32": 1e-3, "bf16": 1e-1, "u8": 3e-1}
 
 
-class OpenVinoPaged:
-    """Fills the Backend seam. Takes `model` over: its weights become the graph's, and it can't be used afterwards.
+class OpenVinoPaged(Backend):
+    """Takes `model` over: its weights become the graph's, and it can't be used afterwards.
 
-    `precision` is what products are computed in, `kv_type` what keys and values are stored in. Raises BackendRefused
-    where the model has no graph or, in `allocate`, where the graph gives other logits than the model did.
+    `precision` is the format of products, `kv_type` that of stored keys and values. Raises BackendRefused where the
+    model has no graph or, in `allocate`, where the graph gives other logits than the model did.
     """
 
     whole_prompts = False
@@ -75,14 +77,14 @@ class OpenVinoPaged:
                     "NUM_STREAMS": 1,
                     "PERFORMANCE_HINT": "LATENCY",
                     "ENABLE_CPU_PINNING": False,  # the embedder computes on the same cores
-                    # Kernels kept, one a shape. 5,000 unless told: memory that grows for as long as new lengths come.
+                    # Kernels cached, one a shape. The default, 5,000, is memory that grows with each new length.
                     "CPU_RUNTIME_CACHE_CAPACITY": 64,
                     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # int8 weights, never int8 activations
                 },
             )
         except BackendRefused:
             raise
-        except Exception as error:  # whatever tracer and compiler choke on, this model has no graph
+        except Exception as error:  # tracer and compiler raise errors of any type
             raise BackendRefused(
                 f"{self._name} can't become an OpenVINO graph: {str(error).strip().splitlines()[0]}",
                 field="BACKEND",
@@ -91,38 +93,40 @@ class OpenVinoPaged:
             ) from error
         self._request = compiled.create_infer_request()
         self._caches = [port for port in compiled.inputs if "_cache." in port.any_name]
-        self._blocks: list[np.ndarray[Any, np.dtype[np.uint8]]] = []  # a cache's bytes: (num_blocks, bytes a block)
+        self._blocks: list[np.ndarray[Any, np.dtype[np.uint8]]] = []  # by cache: (num_blocks, bytes a block)
 
     @property
+    @override
     def block_size(self) -> int:
-        """Tokens that a block holds."""
         return BLOCK_TOKENS
 
     @property
+    @override
     def vocab_size(self) -> int:
-        """Rows of the embedding table."""
         return self._vocab_size
 
     @property
+    @override
     def weights_bytes(self) -> int:
-        """Of all parameters in the format that is computed with, tied ones once."""
+        """In the format of the products."""
         return self._weights_bytes
 
+    @override
     def allocate(self, num_blocks: int) -> int:
         """num_blocks · Σ over layers of 32 · kv_heads · (key_dim + value_dim) · itemsize bytes; u8 adds its scales."""
-        # The first inference packs the weights. It comes before the KV memory, so that the start's peak is not both.
-        self._give_caches(1)
+        # The first inference packs the weights. Done before the KV memory is allocated, it does not add to the peak.
+        self._allocate_caches(1)
         self.step([Segment(self._probe[:_SHORT_TOKENS], 0, [0])])
-        gc.collect()  # the tracer leaves cycles
+        gc.collect()  # the tracer leaves reference cycles
         page_out(self._spans)
-        pool_bytes = self._give_caches(num_blocks)
+        pool_bytes = self._allocate_caches(num_blocks)
         self._on_phase("testing the LLM")
         self._self_test(num_blocks)
-        page_out(self._spans)  # of these, only the rows of the embedding that are looked up are read again
+        page_out(self._spans)  # of these, only the embedding rows of requested tokens are read again
         return pool_bytes
 
-    def _give_caches(self, num_blocks: int) -> int:
-        """One allocation for all caches, in place of the one before; returns its bytes."""
+    def _allocate_caches(self, num_blocks: int) -> int:
+        """One allocation for all caches, in place of the previous one; returns its bytes."""
         shapes = [
             [num_blocks, *(side.get_length() for side in list(port.get_partial_shape())[1:])] for port in self._caches
         ]
@@ -130,7 +134,9 @@ class OpenVinoPaged:
             int(np.prod(shape)) * port.get_element_type().size for shape, port in zip(shapes, self._caches, strict=True)
         ]
         pool = np.empty(sum(sizes), dtype=np.uint8)
-        pool.fill(0)  # written, so that it is the process's from the start: np.zeros takes a page when it is first used
+        pool.fill(
+            0
+        )  # written, so that all pages are resident from the start: those of np.zeros are mapped at first use
         ends = np.cumsum(sizes)
         self._blocks.clear()
         for port, shape, size, end in zip(self._caches, shapes, sizes, ends, strict=True):
@@ -139,19 +145,20 @@ class OpenVinoPaged:
             self._blocks.append(part.reshape(num_blocks, -1))
         return int(pool.nbytes)
 
+    @override
     def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """See Backend.copy. Whole blocks: what follows the first `num_tokens` is written before it is read."""
-        del num_tokens
+        del num_tokens  # whole blocks: what follows the first `num_tokens` is written before it is read
         for cache in self._blocks:
             cache[target] = cache[source]
 
+    @override
     def reusable(self, written: int, shared: int) -> int:
-        """See Backend.reusable: no block ever loses a token."""
-        del written
+        del written  # no ring buffer: positions never wrap
         return shared
 
+    @override
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """See Backend.step. The interpreter is free for other threads while it computes."""
+        """Releases the GIL while it computes."""
         ends = list(itertools.accumulate(len(segment.new_ids) for segment in segments))
         lengths = [segment.start + len(segment.new_ids) for segment in segments]
         tables = [
@@ -180,7 +187,7 @@ class OpenVinoPaged:
         held = -(-len(ids) // BLOCK_TOKENS)
         self._compare("short", self.step([Segment(short, 0, blocks)])[0], self._expected[0])
         if held >= num_blocks or half == 0:
-            return  # no request will be longer than this test was, or none can have a neighbour
+            return  # the memory can't hold a second sequence, or the probe has no second chunk
         self.step([Segment(ids[:half], 0, blocks)])
         beside = self.step([Segment(ids[half:last], half, blocks), Segment(short, 0, blocks[held:])])
         self._compare("short", beside[1], self._expected[0])
@@ -199,14 +206,14 @@ class OpenVinoPaged:
 
 
 def _halved_bytes(model: Any) -> int:
-    """Of a model whose floats are computed with in half precision, tied ones once; int8 codes stay as they are."""
+    """Bytes of a model computed in half precision, tied tensors once; int8 codes stay as they are."""
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() * min(2, tensor.itemsize) for tensor in tensors.values())
 
 
 @torch.inference_mode()
 def _logits(model: Any, ids: Sequence[int], rows: Sequence[int]) -> torch.Tensor:
-    """What `model` itself says after the tokens `rows` of `ids`: (len(rows), V)."""
+    """The logits of `model` itself after the tokens `rows` of `ids`: (len(rows), V)."""
     kept = torch.tensor([row % len(ids) for row in rows])
     logits: torch.Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False, logits_to_keep=kept).logits[0]
     return logits.float()

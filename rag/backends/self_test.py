@@ -1,6 +1,6 @@
-"""Does a backend compute what the model computes? What is known not to is refused early, the rest by a self-test.
+"""Whether a backend computes what the model computes. Models known to fail are refused early, others by a self-test.
 
-A backend runs `probe_ids` through the model as it came and through its own memory, and the logits are compared.
+A backend runs `probe_ids` through the unchanged model and over its own KV memory, and the logits are compared.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 
 from rag.errors import ModelRefused
 
-# Largest difference between the logits of this backend and the model's own that the self-test lets pass, as a share of
-# the logits' own spread: rounding grows with the dtype, a wrong mask or position is of the order of one.
+# The largest difference from the model's own logits that the self-test accepts, as a share of their standard deviation:
+# rounding depends on the dtype, a wrong mask or position is of the order of one.
 _SELF_TEST_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
@@ -23,16 +23,16 @@ def held_bytes(model: Any) -> int:
 
 def probe_ids(vocab_size: int, most: int, wanted: int = 24) -> list[int]:
     """A fixed prompt for self-tests, spread over the vocabulary: `wanted` tokens, but no more than `most`."""
-    return [(7919 * place + 11) % vocab_size for place in range(min(wanted, most))]
+    return [(7919 * position + 11) % vocab_size for position in range(min(wanted, most))]
 
 
 def difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference of two rows of logits, as a share of their spread."""
+    """The largest difference of two rows of logits, as a share of the expected ones' standard deviation."""
     return float((logits - expected).abs().max() / expected.std())
 
 
-def refuse_unlike(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise ModelRefused where a backend's logits differ from the model's own by more than rounding."""
+def refuse_different(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raise ModelRefused where logits over slots differ from the model's own by more than rounding."""
     found = difference(logits, expected)
     limit = _SELF_TEST_TOLERANCE.get(model.dtype, 1e-1)
     if not found <= limit:  # a NaN must fail too
@@ -46,7 +46,7 @@ def refuse_unlike(model: Any, logits: torch.Tensor, expected: torch.Tensor) -> N
 
 
 def refuse_unsupported(model: Any, max_model_len: int) -> None:
-    """Raise ModelRefused for what is known not to run over KV slots, before any memory is taken."""
+    """Raise ModelRefused for a model known not to run over KV slots, before any memory is allocated."""
     config = model.config
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())

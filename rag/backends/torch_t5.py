@@ -1,10 +1,10 @@
-"""The torch backend for encoder–decoders of the T5 family, behind the same seam as decoders.
+"""The torch backend for encoder–decoders of the T5 family, with the same interface as that for decoders.
 
-A block is a slot as long as the context, and prompt and answer share its cells: the encoder's tokens take the first
-ones (keys and values of the cross-attention), the decoder's those after them (its own). A prompt is encoded whole, in
-one step; after that every sequence adds one token a step, all in one batch.
+A block is a slot as long as the context, and prompt and answer share its cells: the encoder's tokens have the first
+ones (keys and values of the cross-attention), the decoder's the next (its self-attention). A prompt is encoded whole,
+in one step; after that every sequence adds one token a step, all in one batch.
 
-T5 has no positions but a learnt bias by distance; here it is computed a row each, since rows stand at different ones.
+T5 has no positions but a learnt bias by distance, computed here row by row, since rows are at different positions.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutput
+from typing_extensions import override
 
 from rag.backends.attention import additive, attention, on_device, rounded_length
-from rag.backends.base import Segment
-from rag.backends.self_test import held_bytes, probe_ids, refuse_unlike
+from rag.backends.base import Backend, Segment
+from rag.backends.self_test import held_bytes, probe_ids, refuse_different
 from rag.errors import ModelRefused
 
 _names = itertools.count()
 
 
 @dataclass(slots=True)
-class _Step:
-    """The rows of one decoder pass: a window of slots, of which `rows` take part. Tensors are (width,), one a slot."""
+class _DecoderBatch:
+    """One decoder pass: a range of slots, of which `rows` have a token. Tensors are (width,), one entry a slot."""
 
     first_slot: int
     rows: torch.Tensor  # (B,), counted from first_slot
     prompt_tokens: torch.Tensor
     positions: torch.Tensor  # of the newest decoder token
-    length: int  # cells that any of them holds
-    encoding: bool  # whether this pass brings a prompt's encoder states
+    length: int  # cells to attend over
+    encoding: bool  # whether this pass stores a prompt's encoder states
     masks: dict[object, torch.Tensor] = field(default_factory=dict)
 
 
-class TorchT5:
-    """Fills the Backend seam. Raises ModelRefused, by name, for a model that it would run wrongly."""
+class TorchT5(Backend):
+    """Raises ModelRefused, by name, for a model that it would run wrongly."""
 
     whole_prompts = True
 
@@ -64,26 +65,27 @@ class TorchT5:
         self._keys: dict[int, torch.Tensor] = {}  # by layer: (slots, heads, cells, head_dim)
         self._values: dict[int, torch.Tensor] = {}
         self._prompt_tokens: dict[int, int] = {}  # by slot
-        self._current: _Step | None = None
+        self._current: _DecoderBatch | None = None
         self._attention_name = f"rag_t5_{next(_names)}"
         AttentionInterface.register(self._attention_name, self._attend)
 
     @property
+    @override
     def block_size(self) -> int:
-        """A slot holds the whole context, prompt and answer."""
         return self._max_model_len
 
     @property
+    @override
     def vocab_size(self) -> int:
-        """Rows of the embedding table."""
         return int(self._model.config.vocab_size)
 
     @property
+    @override
     def weights_bytes(self) -> int:
-        """Of all parameters and buffers, tied ones once."""
         return held_bytes(self._model)
 
     @torch.inference_mode()
+    @override
     def allocate(self, num_blocks: int) -> int:
         """num_blocks · max_model_len · Σ over decoder layers of 2 · heads · head_dim · itemsize bytes."""
         probe = probe_ids(self.vocab_size, self._max_model_len - 2)
@@ -98,41 +100,44 @@ class TorchT5:
                 store[layer] = torch.zeros(size, dtype=self._model.dtype, device=self._model.device)
         first = self.step([Segment(probe, 0, [num_blocks - 1])])
         second = self.step([Segment(probe[:1], len(probe), [num_blocks - 1])])
-        refuse_unlike(self._model, torch.cat([first, second]), expected[0].float())
+        refuse_different(self._model, torch.cat([first, second]), expected[0].float())
         return sum(cells.nbytes for store in (self._keys, self._values) for cells in store.values())
 
+    @override
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Never called: nothing is reusable."""
-        raise NotImplementedError("an encoder reads a prompt whole: beginnings are not shared")
+        raise NotImplementedError("an encoder reads the whole prompt: prefixes are not shared")
 
-    def reusable(self, _written: int, _shared: int) -> int:
-        """Nothing: an encoder's states depend on the whole prompt."""
-        return 0
+    @override
+    def reusable(self, written: int, shared: int) -> int:
+        del written, shared
+        return 0  # an encoder's states depend on the whole prompt
 
     @torch.inference_mode()
+    @override
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """See Backend.step. A segment that starts at 0 is a whole prompt, any other a single token."""
+        """A segment that starts at 0 is a whole prompt, any other a single token."""
         rows: list[torch.Tensor | None] = [None] * len(segments)
-        going_on = []
-        for place, segment in enumerate(segments):
+        decodes = []
+        for index, segment in enumerate(segments):
             if segment.start == 0:
-                rows[place] = self._begin(segment)
+                rows[index] = self._encode(segment)
             else:
-                going_on.append(place)
-        if going_on:
-            slots = [segments[place].block_ids[0] for place in going_on]
+                decodes.append(index)
+        if decodes:
+            slots = [segments[index].block_ids[0] for index in decodes]
             positions = [
-                segments[place].start - self._prompt_tokens[slot] + 1
-                for place, slot in zip(going_on, slots, strict=True)
+                segments[index].start - self._prompt_tokens[slot] + 1
+                for index, slot in zip(decodes, slots, strict=True)
             ]
-            tokens = [segments[place].new_ids[0] for place in going_on]
+            tokens = [segments[index].new_ids[0] for index in decodes]
             none = torch.zeros(len(tokens), 1, self._model.config.d_model, dtype=self._model.dtype)
             logits = self._decode(tokens, slots, positions, none.to(self._model.device), encoding=False)
-            for place, row in zip(going_on, logits, strict=True):
-                rows[place] = row
+            for index, row in zip(decodes, logits, strict=True):
+                rows[index] = row
         return torch.stack([row for row in rows if row is not None])
 
-    def _begin(self, segment: Segment) -> torch.Tensor:
+    def _encode(self, segment: Segment) -> torch.Tensor:
         slot = segment.block_ids[0]
         states = self._model.get_encoder()(input_ids=self._tensor([list(segment.new_ids)])).last_hidden_state
         self._prompt_tokens[slot] = len(segment.new_ids)
@@ -147,14 +152,14 @@ class TorchT5:
         *,
         encoding: bool,
     ) -> torch.Tensor:
-        """One decoder pass of a token a sequence: (B, V)."""
+        """One decoder pass, a token for each sequence: (B, V)."""
         first, width = min(slots), max(slots) + 1 - min(slots)
         prompt_tokens, newest = [0] * width, [0] * width
         for slot, position in zip(slots, positions, strict=True):
             prompt_tokens[slot - first] = self._prompt_tokens[slot]
             newest[slot - first] = position
         longest = max(before + position + 1 for before, position in zip(prompt_tokens, newest, strict=True))
-        self._current = _Step(
+        self._current = _DecoderBatch(
             first_slot=first,
             rows=self._tensor([slot - first for slot in slots]),
             prompt_tokens=self._tensor(prompt_tokens),
@@ -185,50 +190,50 @@ class TorchT5:
         position_bias: torch.Tensor | None = None,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        """The encoder's attention as it is; the decoder's over the slots: query (B, H, 1, D) → (B, 1, H, D)."""
+        """The encoder's attention unchanged; the decoder's over the slots: query (B, H, 1, D) → (B, 1, H, D)."""
         if not module.is_decoder:
             return attention(query, key, value, position_bias, scaling).transpose(1, 2), None
-        layer, step = int(module.layer_idx), self._current
-        if step is None:  # the probe of `allocate`
+        layer, batch = int(module.layer_idx), self._current
+        if batch is None:  # the forward pass of `allocate` that asks for the shapes
             self._shapes[layer] = (key.shape[1], key.shape[3])
             return torch.zeros_like(query).transpose(1, 2), None
         keys, values = self._keys[layer], self._values[layer]
-        slots = step.rows + step.first_slot
+        slots = batch.rows + batch.first_slot
         cross = id(module) in self._cross
-        if cross and step.encoding:
+        if cross and batch.encoding:
             keys[slots, :, : key.shape[2]] = key
             values[slots, :, : key.shape[2]] = value
         elif not cross:
-            cells = (step.prompt_tokens + step.positions)[step.rows]
+            cells = (batch.prompt_tokens + batch.positions)[batch.rows]
             keys[slots, :, cells] = key[:, :, 0]
             values[slots, :, cells] = value[:, :, 0]
-        window = slice(step.first_slot, step.first_slot + len(step.positions))
-        queries = query.new_zeros(len(step.positions), *query.shape[1:])
-        queries[step.rows] = query
+        window = slice(batch.first_slot, batch.first_slot + len(batch.positions))
+        queries = query.new_zeros(len(batch.positions), *query.shape[1:])
+        queries[batch.rows] = query
         attended = attention(
             queries,
-            keys[window, :, : step.length],
-            values[window, :, : step.length],
-            self._cross_mask(step) if cross else self._own_mask(step, module),
+            keys[window, :, : batch.length],
+            values[window, :, : batch.length],
+            self._cross_mask(batch) if cross else self._self_mask(batch, module),
             scaling,
         )
-        return attended[step.rows].transpose(1, 2), None
+        return attended[batch.rows].transpose(1, 2), None
 
-    def _cross_mask(self, step: _Step) -> torch.Tensor:
-        """(width, 1, 1, cells): the encoder's tokens; the first cell for slots that only ride along."""
-        if "cross" not in step.masks:
-            cells = torch.arange(step.length, device=step.positions.device)
-            visible = cells < step.prompt_tokens[:, None].clamp(min=1)
-            step.masks["cross"] = additive(visible, self._model.dtype)[:, None, None]
-        return step.masks["cross"]
+    def _cross_mask(self, batch: _DecoderBatch) -> torch.Tensor:
+        """(width, 1, 1, cells): the encoder's tokens; the first cell for slots without a token in this pass."""
+        if "cross" not in batch.masks:
+            cells = torch.arange(batch.length, device=batch.positions.device)
+            visible = cells < batch.prompt_tokens[:, None].clamp(min=1)
+            batch.masks["cross"] = additive(visible, self._model.dtype)[:, None, None]
+        return batch.masks["cross"]
 
-    def _own_mask(self, step: _Step, module: Any) -> torch.Tensor:
+    def _self_mask(self, batch: _DecoderBatch, module: Any) -> torch.Tensor:
         """(width, H, 1, cells): the decoder's tokens so far, biased by the layer's own table or the first one's."""
         owner = module if module.has_relative_attention_bias else self._first_biased
-        if id(owner) not in step.masks:
-            cells = torch.arange(step.length, device=step.positions.device)
-            distance = cells - (step.prompt_tokens + step.positions)[:, None]
-            visible = (cells >= step.prompt_tokens[:, None]) & (distance <= 0)
+        if id(owner) not in batch.masks:
+            cells = torch.arange(batch.length, device=batch.positions.device)
+            distance = cells - (batch.prompt_tokens + batch.positions)[:, None]
+            visible = (cells >= batch.prompt_tokens[:, None]) & (distance <= 0)
             bucket = owner._relative_position_bucket(
                 distance,
                 bidirectional=False,
@@ -236,5 +241,5 @@ class TorchT5:
                 max_distance=owner.relative_attention_max_distance,
             )
             bias = owner.relative_attention_bias(bucket).permute(0, 2, 1)[:, :, None]
-            step.masks[id(owner)] = bias + additive(visible, self._model.dtype)[:, None, None]
-        return step.masks[id(owner)]
+            batch.masks[id(owner)] = bias + additive(visible, self._model.dtype)[:, None, None]
+        return batch.masks[id(owner)]

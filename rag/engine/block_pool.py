@@ -99,7 +99,7 @@ class BlockPool:
     """
 
     def __init__(self, num_blocks: int, block_size: int, reusable: Callable[[int, int], int] = all_shared) -> None:
-        self.block_size = block_size
+        self._block_size = block_size
         self._reusable = reusable
         self._users = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
@@ -117,13 +117,13 @@ class BlockPool:
 
         `in_flight_tokens`: how many the step that runs at this moment may add to each running sequence.
         """
-        wanted = -(-worst_case_tokens // self.block_size)
+        wanted = -(-worst_case_tokens // self._block_size)
         if not self._free:
             return None
         prefix = self._longest_prefix(prompt[:-TOKEN_BYTES], running, in_flight_tokens)
         if prefix is None:
             return self._fresh(wanted)
-        whole, rest = divmod(prefix.num_tokens, self.block_size)
+        whole, rest = divmod(prefix.num_tokens, self._block_size)
         kept = list(prefix.block_ids[:whole])
         reclaimed = sum(block in self._free for block in kept)
         if wanted - whole > len(self._free) - reclaimed:
@@ -151,7 +151,7 @@ class BlockPool:
 
     def pin(self, tokens: int) -> PinnedBlocks | None:
         """Blocks for `tokens` that stay until `unpin`; None while there are not enough."""
-        fresh = self._fresh(-(-tokens // self.block_size))
+        fresh = self._fresh(-(-tokens // self._block_size))
         return None if fresh is None else PinnedBlocks(fresh.block_ids)
 
     def resume(self, pinned: PinnedBlocks, user: BlockUser, prompt: bytes) -> Allocation:

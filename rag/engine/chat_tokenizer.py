@@ -1,7 +1,8 @@
-"""Messages to token ids without the model or transformers: a tokenizer's text, its template, and who encodes with them.
+"""Messages to token ids without the model or transformers: from a tokenizer's JSON and its chat template.
 
-The LLM's own process encodes so because transformers' way takes longer. An orchestrator, which writes prompts by
-counting their tokens, would else pay a hop for every count; the tokenizer, fetched once, needs no model's files.
+The LLM's own process encodes with it because it is faster than transformers. An orchestrator, which counts tokens while
+it builds prompts, would otherwise pay one request for every count; it fetches the tokenizer once and needs no model
+files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 
 from rag.interfaces import Message
 
-# Messages that tell two ways of encoding apart: every role, accents, blanks at the ends, and what a template may trim.
+# Messages on which two encoders differ: every role, accents, whitespace at both ends, and what a template may trim.
 _PROBES = (
     (Message("user", "Qual é a capital do Brasil?"),),
     (
@@ -42,13 +43,13 @@ class PublishedTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where the ids are: SHA-256 of everything that decides them."""
+        """SHA-256 of everything that decides the ids: equal fingerprints give equal ids."""
         parts = json.dumps([self.tokenizer, self.chat_template, dict(self.special_tokens)], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
 class ChatTokenizer:
-    """Encodes as transformers does. Raises ValueError for a tokenizer or a template that can't be read here."""
+    """Encodes as transformers does. Raises ValueError for a tokenizer or a template that can't be read."""
 
     def __init__(self, tokenizer: Tokenizer, chat_template: str | None, special_tokens: Mapping[str, Any]) -> None:
         tokenizer.no_truncation()
@@ -62,7 +63,7 @@ class ChatTokenizer:
 
     @classmethod
     def read(cls, published: PublishedTokenizer) -> ChatTokenizer:
-        """From its text."""
+        """The tokenizer of another process."""
         try:
             tokenizer = Tokenizer.from_str(published.tokenizer)
         except Exception as error:  # tokenizers raises plain Exception
@@ -70,7 +71,7 @@ class ChatTokenizer:
         return cls(tokenizer, published.chat_template, published.special_tokens)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """By the chat template where there is one, else the contents a paragraph each."""
+        """By the chat template; without one, each message's content is a paragraph."""
         if self._template is None:
             text = "\n\n".join(message.content for message in messages) + "\n\n"
             return self._ids(text, special_tokens=True)
@@ -85,12 +86,12 @@ class ChatTokenizer:
         return all(self.encode(probe) == other(probe) for probe in _PROBES)
 
     def _ids(self, text: str, *, special_tokens: bool) -> list[int]:
-        # A batch of one, since only batches can do without the places in the text that every token came from.
+        # A batch of one: only the batch method can skip the computation of each token's offsets in the text.
         return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=special_tokens)[0].ids)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What chat templates may use, as transformers defines it. A template comes with a model: it runs sandboxed."""
+    """What chat templates may use, as in transformers. A template comes with a model, so it runs in a sandbox."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise

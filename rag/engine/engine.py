@@ -1,7 +1,7 @@
-"""Continuous batching: one thread, one loop (wait → schedule → step → sample → hand out).
+"""Continuous batching: one thread, one loop (wait → schedule → step → sample → deliver).
 
-Requests join and leave between two steps. A request that breaks (NaN logits, an exception that only its own tokens
-raise) fails alone. Knows token ids only; text is rag/engine/detokenizer.py's.
+Requests join and leave between two steps. A request that fails (NaN logits, an exception that only its own tokens
+raise) fails alone. Token ids only: text is decoded in rag/engine/detokenizer.py.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from rag.interfaces import FinishReason, Sampling
 _log = logging.getLogger(__name__)
 
 _LONGEST_PIN_WAIT_S = 5.0
-_GIL_YIELD_S = 50e-6  # a sleep just long enough to hand the interpreter over
+_GIL_YIELD_S = 50e-6  # a sleep just long enough to release the GIL
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """A new token, or the end, or both: a token that ends the sequence by its length carries the reason as well."""
+    """A new token, or the end, or both: the token that reaches max_new_tokens has the finish reason as well."""
 
     draw: Draw | None
     finish_reason: FinishReason | None = None
 
 
 class Ticket:
-    """A submitted request: its events come out of `events`, in order, ending in a finish_reason or an error."""
+    """A submitted request: `events` yields its events, in order; the last has a finish_reason or is an error."""
 
     def __init__(self, sequence: SequenceState, sampler: Sampler, engine: Engine) -> None:
         self.sequence = sequence
@@ -47,14 +47,14 @@ class Ticket:
         self._engine = engine
 
     def cancel(self) -> None:
-        """Leave before the next step. A request that has ended already is not touched."""
+        """End before the next step; no effect on a request that has ended."""
         self._engine.cancel(self)
 
 
 class Engine:
     """Owns the backend and the thread that calls it.
 
-    The backend allocates `num_blocks`, unless it holds them already and says so by `allocated_bytes`.
+    The backend allocates `num_blocks`, unless it has done so before: `allocated_bytes` is then its KV memory.
     """
 
     def __init__(
@@ -91,13 +91,8 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs; once it is dead nothing will ever be answered."""
+        """Whether the loop runs; once it has ended, no request is answered."""
         return self._thread.is_alive() and not self._stopping
-
-    @property
-    def running(self) -> int:
-        """Sequences that hold blocks now."""
-        return len(self._scheduler.running)
 
     @property
     def free_blocks(self) -> int:
@@ -106,15 +101,15 @@ class Engine:
 
     @property
     def reused_tokens(self) -> int:
-        """Prompt tokens, in all, whose KV came from an earlier request."""
+        """Prompt tokens, in all, whose KV came from another request."""
         return self._scheduler.reused_tokens
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, pinned: PinnedBlocks | None = None) -> Ticket:
-        """Queue a request, or start it at once in the blocks of `lease`, one at a time.
+        """Queue a request, or start it at once in `pinned` blocks, one request at a time.
 
-        Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; nothing is held then.
+        Raises InvalidRequest, PromptTooLong, Overloaded or NotReady; no memory is held then.
         """
-        self._guard(prompt_ids, sampling)
+        self._validate(prompt_ids, sampling)
         sequence = SequenceState(tuple(prompt_ids), sampling, pinned=pinned)
         ticket = Ticket(sequence, Sampler(sampling, prompt_ids, tuple(self._eos_ids)), self)
         with self._wake:
@@ -123,12 +118,12 @@ class Engine:
             self._scheduler.add(sequence)
             self._tickets[sequence] = ticket
             self._wake.notify()
-        # The engine's thread wants the interpreter now; without this it would wait for the end of this thread's turn.
+        # Release the GIL for the engine's thread, which would otherwise wait for this thread's switch interval.
         time.sleep(_GIL_YIELD_S)
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Mark `ticket` to leave before the next step."""
+        """Mark `ticket` to end before the next step."""
         with self._wake:
             ticket.sequence.cancelled = True
             self._wake.notify()
@@ -145,16 +140,16 @@ class Engine:
                     raise Overloaded(
                         "no memory for another session", field="session", remedy="close a session", retry_after_s=1.0
                     )
-                self._wake.wait(0.01)  # a request that was cancelled holds its blocks until the step in flight is over
+                self._wake.wait(0.01)  # a cancelled request holds its blocks until the step in flight ends
         raise NotReady("the engine has stopped", remedy="wait until /ping answers 200 again")
 
     def unpin_blocks(self, pinned: PinnedBlocks) -> None:
-        """Give a lease's blocks back, at the latest when its last turn leaves."""
+        """Give pinned blocks back, at the latest when the last turn in them ends."""
         with self._wake:
             self._scheduler.unpin(pinned)
 
     def rebuilt(self) -> Engine:
-        """A new engine over the same backend and memory, after this one's loop has ended by an error."""
+        """A new engine over the same backend and memory, after an error has ended this one's loop."""
         engine = Engine(
             self.backend,
             num_blocks=self.num_blocks,
@@ -168,13 +163,13 @@ class Engine:
         return engine
 
     def stop(self) -> None:
-        """End the loop after the step in flight and tell whoever still waits."""
+        """End the loop after the step in flight; requests that have not ended get an error."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
 
-    def _guard(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+    def _validate(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         if not prompt_ids:
             raise InvalidRequest("the prompt has no tokens", field="query", value="", remedy="send some text")
         vocab_size = self.backend.vocab_size
@@ -204,15 +199,15 @@ class Engine:
                     self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
                     if self._stopping:
                         break
-                    self._drop_cancelled()
+                    self._end_cancelled()
                     works = self._scheduler.schedule()
                     copies = self._scheduler.take_copies()
                 for copy in copies:
                     self.backend.copy(*copy)
                 if works:
                     self._step(works)
-        except Exception:  # the loop itself is broken: /ping reports it, nobody is left waiting
-            _log.exception("the engine's loop ended by an error")
+        except Exception:  # the loop itself failed: /ping reports it, and all requests end
+            _log.exception("an error ended the engine's loop")
         finally:
             with self._wake:
                 self._stopping = True
@@ -225,10 +220,10 @@ class Engine:
             logits = self._forward(works)
         except Exception as error:
             if len(works) > 1:
-                # Which of them is to blame? A step may be repeated, so each runs alone and only the culprit fails.
+                # A step is idempotent: each sequence runs again alone, and only the one that raises fails.
                 _log.warning("a step of %d sequences failed (%r): running each alone", len(works), error)
                 if _is_out_of_memory(error):
-                    self._take_on_less()
+                    self._reduce_load()
                 for work in works:
                     self._step([work])
                 return
@@ -255,15 +250,15 @@ class Engine:
     def _failure(self, error: Exception) -> GenerationFailed:
         if not _is_out_of_memory(error):
             return GenerationFailed("the model failed on this request")
-        self._take_on_less()
+        self._reduce_load()
         return OutOfMemory(
             "memory ran out on this request",
             remedy="send it again: the container takes on less from now on; deploy with less CONCURRENCY or CONTEXT",
             retry_after_s=1.0,
         )
 
-    def _take_on_less(self) -> None:
-        """A smaller step needs less workspace, and the ledger is told to admit less from now on."""
+    def _reduce_load(self) -> None:
+        """Smaller steps, which need less workspace; the callback makes admission accept less from now on."""
         self._scheduler.max_batch_tokens = max(16, self._scheduler.max_batch_tokens // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -282,7 +277,7 @@ class Engine:
             else:
                 ticket.events.put(TokenEvent(draw))
 
-    def _drop_cancelled(self) -> None:
+    def _end_cancelled(self) -> None:
         for sequence in [sequence for sequence in self._tickets if sequence.cancelled]:
             self._end(sequence, TokenEvent(None, "cancelled"))
 
@@ -292,5 +287,5 @@ class Engine:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On a card torch has a type for it, on a CPU only a message."""
+    """On a GPU torch raises its own type, on a CPU a RuntimeError with this message."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

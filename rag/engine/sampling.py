@@ -1,7 +1,7 @@
-"""From logits to the next token, a row a sequence.
+"""From logits to the next token, one row for each sequence.
 
-In this order, each step left out where the request does not ask for it: penalties, the ban on ending early,
-temperature, top_k, top_p, min_p, and a draw from the sequence's own generator.
+In this order, each step skipped where the request does not set it: penalties, min_new_tokens, temperature, top_k,
+top_p, min_p, and a draw from the sequence's own random generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rag.interfaces import Sampling, TokenLogprob
 
 
 class Draw(NamedTuple):
-    """A chosen token; `logprob` and `top` (most likely first) only where the request wants them."""
+    """A chosen token; `logprob` and `top` (most likely first) only where the request sets logprobs."""
 
     token: int
     logprob: float | None = None
@@ -25,7 +25,7 @@ class Draw(NamedTuple):
 
 
 class Sampler:
-    """One sequence's choices. Its own generator makes a seed give the same text alone or in a crowd."""
+    """The sampling state of one sequence. With its own random generator a seed gives the same text in any batch."""
 
     def __init__(self, sampling: Sampling, prompt_ids: Sequence[int] = (), end_ids: Sequence[int] = ()) -> None:
         self._sampling = sampling
@@ -38,16 +38,16 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """Whether the plain argmax of the logits is the choice."""
-        wanted = self._sampling
+        options = self._sampling
         return (
-            wanted.temperature == 0
-            and wanted.logprobs is None
+            options.temperature == 0
+            and options.logprobs is None
             and not self._penalised
-            and self._drawn >= wanted.min_new_tokens
+            and self._drawn >= options.min_new_tokens
         )
 
     def draw(self, logits: torch.Tensor) -> Draw:
-        """The next token by the model's scores (V,), and its log-probability before any of the steps above."""
+        """The next token by the model's logits (V,), and its log-probability before any of the steps above."""
         scores = logits.detach().to("cpu", torch.float32, copy=True)
         raw = torch.log_softmax(scores, dim=-1) if self._sampling.logprobs is not None else None
         if self._penalised:
@@ -55,7 +55,7 @@ class Sampler:
         if self._drawn < self._sampling.min_new_tokens:
             scores[self._end_ids] = float("-inf")
         token = int(scores.argmax()) if self._sampling.temperature == 0 else self._sampled(scores)
-        self._note(token)
+        self._record(token)
         if raw is None:
             return Draw(token)
         values, ids = raw.topk(min(self._sampling.logprobs or 0, len(raw)))
@@ -64,11 +64,11 @@ class Sampler:
 
     @property
     def _penalised(self) -> bool:
-        wanted = self._sampling
-        return wanted.repetition_penalty != 1.0 or wanted.presence_penalty != 0.0 or wanted.frequency_penalty != 0.0
+        options = self._sampling
+        return options.repetition_penalty != 1.0 or options.presence_penalty != 0.0 or options.frequency_penalty != 0.0
 
     def _penalise(self, scores: torch.Tensor) -> None:
-        """Repetition as in CTRL (arXiv 1909.05858), over prompt and output; the other two as OpenAI's, over output."""
+        """Repetition as in CTRL (arXiv 1909.05858), over prompt and output; the others as OpenAI's, over output."""
         if self._seen:
             seen = torch.tensor(sorted(self._seen), dtype=torch.long)
             penalty = self._sampling.repetition_penalty
@@ -83,7 +83,7 @@ class Sampler:
         keep = len(ranked) if self._sampling.top_k == 0 else min(self._sampling.top_k, len(ranked))
         probabilities = torch.softmax(ranked[:keep], dim=-1)
         if self._sampling.top_p < 1.0:
-            # the smallest set whose mass reaches top_p: a token stays while the mass before it is below top_p
+            # the smallest set whose mass reaches top_p: a token is kept while the mass before it is below top_p
             before = probabilities.cumsum(dim=-1) - probabilities
             probabilities = probabilities * (before < self._sampling.top_p)
         if self._sampling.min_p > 0.0:
@@ -96,7 +96,7 @@ class Sampler:
                 self._generator.manual_seed(self._sampling.seed)
         return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
 
-    def _note(self, token: int) -> None:
+    def _record(self, token: int) -> None:
         self._drawn += 1
         if self._penalised:
             self._counts[token] += 1
@@ -107,10 +107,10 @@ class Sampler:
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw | None]:
     """The next token of each row of `logits` (B, V); None where the row has no finite maximum.
 
-    Greedy rows share one argmax and one transfer from the device: the only time that a step waits for it.
+    Greedy rows share one argmax and one transfer from the device: the only synchronisation of a step.
     """
     best, greedy = logits.max(dim=-1)
-    # max() hands a NaN on, so one look at each row's maximum is enough; float64 holds every token id exactly
+    # max() propagates NaN, so checking each row's maximum is enough; float64 represents every token id exactly
     maxima, tokens = torch.stack((best.double(), greedy.double())).tolist()
     draws: list[Draw | None] = []
     for row, sampler in enumerate(samplers):

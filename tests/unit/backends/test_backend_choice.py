@@ -1,4 +1,4 @@
-"""BACKEND=auto takes OpenVINO where it can run the model, and says why not where it can't."""
+"""BACKEND=auto takes OpenVINO where it can run the model, else torch with the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_a_dense_decoder_on_a_cpu_runs_on_openvino(shape: str) -> None:
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],
 )
-def test_what_paged_attention_can_t_express_goes_to_torch_with_the_reason(changed: dict[str, Any], reason: str) -> None:
+def test_what_paged_attention_does_not_support_runs_on_torch_with_the_reason(
+    changed: dict[str, Any], reason: str
+) -> None:
     choice = choose(model("qwen3", **changed))
     assert choice.name == "torch"
     assert reason in str(choice.reason)
@@ -56,18 +58,18 @@ def test_what_paged_attention_can_t_express_goes_to_torch_with_the_reason(change
         ("DeepSeek-V3", "mla"),
     ],
 )
-def test_published_models_of_other_kinds_go_to_torch(name: str, reason: str) -> None:
+def test_published_models_of_other_kinds_run_on_torch(name: str, reason: str) -> None:
     assert reason in str(choose(load_model(name)).reason)
 
 
-def test_experts_go_to_torch_unless_openvino_is_named() -> None:
+def test_mixtures_of_experts_run_on_torch_unless_openvino_is_named() -> None:
     assert choose(model("gpt-oss")).name == "torch"
     assert choose(model("gpt-oss"), backend="openvino").name == "openvino"
     with pytest.raises(ModelRefused, match="experts"):
         choose(model("gpt-oss"), backend="openvino", weights="int8")
 
 
-def test_a_card_keeps_torch() -> None:
+def test_a_gpu_runs_torch() -> None:
     assert choose(model("llama"), on_cpu=False).name == "torch"
     assert "CPU" in str(choose(model("llama"), device="cuda:1").reason)
 
@@ -80,7 +82,7 @@ def test_bfloat16_needs_a_cpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("asked", [{"weights": "int8"}, {"kv_dtype": "u8"}])
-def test_formats_that_torch_has_not_are_refused_with_it(asked: dict[str, Any]) -> None:
+def test_formats_that_torch_does_not_support_are_refused_with_it(asked: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="OpenVINO") as raised:
         choose(model("llama"), backend="torch", **asked)
     assert raised.value.field == next(iter(asked)).upper()

@@ -1,7 +1,7 @@
-"""Greedy text equals transformers' generate, token by token in float32, however requests come, share, leave and queue.
+"""Greedy text equals transformers' generate, token by token in float32, for any schedule of requests.
 
 The schedule is drawn: when each request joins, which are cancelled and when, the chunk size, the memory. Every model
-shape takes part, on both backends for decoders; prompts have 1 to 700 tokens and many begin alike, so KV is copied and
+shape runs, on both backends for decoders; prompts have 1 to 700 tokens and many share a prefix, so KV is copied and
 taken over all the time.
 """
 
@@ -53,7 +53,7 @@ def expected(shape: str) -> list[list[int]]:
 
 @cache
 def paged(shape: str) -> OpenVinoPaged:
-    """Compiled once: what one schedule leaves in the blocks must not matter to the next."""
+    """Compiled once: the contents that one schedule leaves in the blocks must not change the next."""
     backend = OpenVinoPaged(random_model(shape), max_model_len=CONTEXT, threads=2)
     backend.allocate(MOST_SESSIONS * -(-CONTEXT // BLOCK_TOKENS))
     return backend
@@ -87,14 +87,14 @@ def test_any_schedule_gives_the_text_of_each_request_alone(
         max_waiting=len(requests),
         reusable=backend.reusable,
     )
-    coming = sorted(((join, which, leave) for which, join, leave in requests), key=lambda request: request[0])
+    joining = sorted(((join, which, leave) for which, join, leave in requests), key=lambda request: request[0])
     leaving: dict[SequenceState, int] = {}
     known: dict[SequenceState, int] = {}
     finished: list[SequenceState] = []
     step = 0
-    while coming or not scheduler.idle:
-        while coming and coming[0][0] <= step:
-            _, which, leave = coming.pop(0)
+    while joining or not scheduler.idle:
+        while joining and joining[0][0] <= step:
+            _, which, leave = joining.pop(0)
             sequence = SequenceState(prompts()[which], Sampling(max_new_tokens=NEW))
             known[sequence] = which
             if leave is not None:
@@ -123,7 +123,7 @@ def test_any_schedule_gives_the_text_of_each_request_alone(
     assert all(len(sequence.output_ids) == NEW for sequence in finished)
 
 
-def test_a_repeated_beginning_is_not_computed_again() -> None:
+def test_a_repeated_prefix_is_not_computed_again() -> None:
     """The third prompt is the first again; the second has taken over its slot, since little was lost by that."""
     backend = TorchSlots(random_model("llama"), max_model_len=CONTEXT)
     backend.allocate(3)

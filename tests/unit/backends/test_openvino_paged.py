@@ -1,4 +1,4 @@
-"""What is OpenVINO's own: int8 weights, a u8 cache, blocks that are copied, models that it must not run."""
+"""The OpenVINO backend alone: int8 weights, a u8 cache, copied blocks, refused models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def own_logits(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
-IDS = [(37 * place) % 290 + 3 for place in range(100)]
+IDS = [(37 * position) % 290 + 3 for position in range(100)]
 
 
 def test_int8_weights_stay_int8_and_compute_what_the_rounded_model_computes() -> None:
@@ -51,7 +51,7 @@ def test_int8_weights_stay_int8_and_compute_what_the_rounded_model_computes() ->
     assert 1e-3 < difference(logits, exact) < 0.3
 
 
-def test_a_u8_cache_is_near_and_not_equal() -> None:
+def test_logits_with_a_u8_cache_are_close_but_not_equal() -> None:
     model = random_model("llama")
     expected = own_logits(model, IDS)
     backend = paged(model, kv_type="u8")
@@ -83,7 +83,7 @@ def test_a_graph_that_computes_something_else_is_refused_at_load() -> None:
     backend = OpenVinoPaged(random_model("llama"), max_model_len=512, threads=2)
     backend._expected = backend._expected + torch.tensor([[0.0], [1.0]]) * torch.linspace(
         0, 1, 300
-    )  # as a model would whose long positions go wrong
+    )  # as from a model with wrong positions in long prompts
     with pytest.raises(BackendRefused, match="long test prompt"):
         backend.allocate(16)
 
@@ -104,9 +104,9 @@ def test_half_precision_weights_are_moved_to_a_file_as_float32() -> None:
 
 
 def test_other_threads_run_while_a_step_computes() -> None:
-    """The interpreter is released: a thread that only counts goes on counting."""
+    """The GIL is released: a thread that only counts goes on counting."""
     backend = paged(random_model("llama"), num_blocks=128)
-    segments = [Segment(IDS, 0, list(range(4 * place, 4 * place + 4))) for place in range(32)]
+    segments = [Segment(IDS, 0, list(range(4 * index, 4 * index + 4))) for index in range(32)]
     backend.step(segments)
     stop, ticks = threading.Event(), [time.perf_counter()]
 
@@ -125,7 +125,7 @@ def test_other_threads_run_while_a_step_computes() -> None:
     assert len([tick for tick in ticks if began < tick < began + took]) >= min(3, took / 0.05)
 
 
-def test_openvino_never_reports_itself() -> None:
+def test_openvino_sends_no_telemetry() -> None:
     code = "import rag, openvino, sys; print(sys.modules.get('openvino_telemetry'))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "None"

@@ -48,7 +48,7 @@ def random_t5(shape: str) -> Any:
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
-def test_a_crowd_s_text_equals_generate_one_by_one(shape: str) -> None:
+def test_the_text_of_a_batch_equals_generate_one_by_one(shape: str) -> None:
     drawn = random.Random(2)
     prompts = [[drawn.randrange(2, 300) for _ in range(size)] for size in (1, 3, 17, 40, 64, 100, 9, 17)]
     reference = random_t5(shape)
@@ -64,12 +64,12 @@ def test_a_crowd_s_text_equals_generate_one_by_one(shape: str) -> None:
         engine.stop()
 
 
-def test_kv_bytes_are_two_vectors_a_head_a_layer_a_token_of_prompt_and_answer() -> None:
+def test_kv_bytes_are_two_vectors_for_each_head_layer_and_token_of_prompt_and_answer() -> None:
     backend = TorchT5(random_t5("t5"), max_model_len=CONTEXT)
     assert backend.allocate(5) == 5 * CONTEXT * 2 * 2 * 4 * 8 * 4
 
 
-def test_a_t5_directory_is_loaded_planned_for_and_asked_in_text(tmp_path: Path) -> None:
+def test_a_t5_directory_is_loaded_planned_for_and_prompted_with_text(tmp_path: Path) -> None:
     random_t5("flan-t5").save_pretrained(tmp_path)
     untyped: Any = PreTrainedTokenizerFast
     untyped(tokenizer_object=byte_tokenizer()).save_pretrained(tmp_path)

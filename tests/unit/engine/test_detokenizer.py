@@ -1,4 +1,4 @@
-"""Text pieces: whole characters, nothing from a stop string on, the same text however it is cut into tokens."""
+"""Text pieces: whole characters, nothing from a stop string on, the same text for any tokenization."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rag.engine.detokenizer import TextStream
 
 @cache
 def byte_tokenizer() -> Tokenizer:
-    """A byte a token: the hardest case for accents and emoji."""
+    """One byte a token: the hardest case for accents and emoji."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -33,7 +33,7 @@ def pieces(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_the_pieces_add_up_to_the_text_and_never_show_half_a_character(text: str) -> None:
+def test_the_pieces_add_up_to_the_text_and_never_split_a_character(text: str) -> None:
     shown, _ = pieces(text)
     assert "".join(shown) == text.lstrip()
     assert not any("\ufffd" in piece for piece in shown if "\ufffd" not in text)
@@ -49,13 +49,13 @@ def test_text_ends_before_a_stop_string_even_where_it_spans_tokens() -> None:
     assert ("".join(shown), stopped) == ("Brasília.", True)
 
 
-def test_what_looked_like_a_stop_string_and_was_none_is_shown() -> None:
+def test_a_prefix_of_a_stop_string_that_is_not_completed_is_part_of_the_text() -> None:
     shown, stopped = pieces("um <fi dois <f", ("<fim>",))
     assert ("".join(shown), stopped) == ("um <fi dois <f", False)
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3))
-def test_the_first_stop_string_cuts_wherever_it_stands(text: str, stop: list[str]) -> None:
+def test_the_first_stop_string_cuts_the_text_at_any_position(text: str, stop: list[str]) -> None:
     places = [text.find(one) for one in stop if one in text]
     shown, stopped = pieces(text, tuple(stop))
     assert stopped == bool(places)

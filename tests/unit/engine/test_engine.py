@@ -63,7 +63,7 @@ def finish(ticket: Ticket) -> tuple[list[int], str]:
 
 
 @pytest.mark.parametrize("shape", sorted(CONFIGS))
-def test_greedy_text_of_a_crowd_equals_generate_one_by_one(shape: str) -> None:
+def test_greedy_text_of_a_batch_equals_generate_one_by_one(shape: str) -> None:
     engine = engine_of(shape)
     try:
         tickets = [engine.submit(prompt, Sampling(max_new_tokens=NEW)) for prompt in prompts()]
@@ -83,13 +83,13 @@ def test_the_size_of_a_prefill_chunk_does_not_change_the_text(chunk: int) -> Non
         engine.stop()
 
 
-def test_a_request_that_joins_late_or_leaves_early_does_not_change_its_neighbours(engine: Engine) -> None:
+def test_a_request_that_joins_late_or_is_cancelled_does_not_change_the_others(engine: Engine) -> None:
     first = engine.submit(prompts()[3], Sampling(max_new_tokens=NEW))
-    doomed = engine.submit(prompts()[7], Sampling(max_new_tokens=20))
+    cancelled = engine.submit(prompts()[7], Sampling(max_new_tokens=20))
     first.events.get(timeout=30)
     late = engine.submit(prompts()[4], Sampling(max_new_tokens=NEW))
-    doomed.cancel()
-    assert finish(doomed)[1] == "cancelled"
+    cancelled.cancel()
+    assert finish(cancelled)[1] == "cancelled"
     assert finish(late)[0] == expected("llama")[4]
     assert finish(first)[0] == expected("llama")[3][1:]
     assert engine.free_blocks == SLOTS
@@ -106,15 +106,15 @@ def test_an_end_token_stops_the_text_and_is_not_part_of_it() -> None:
         engine.stop()
 
 
-def test_a_seed_gives_the_same_text_alone_and_in_a_crowd(engine: Engine) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch(engine: Engine) -> None:
     seeded = Sampling(max_new_tokens=NEW, temperature=1.0, top_p=0.9, seed=11)
     alone, _ = finish(engine.submit(prompts()[3], seeded))
-    crowd = [
+    others = [
         engine.submit(prompt, Sampling(max_new_tokens=NEW, temperature=1.5, seed=seed))
         for seed, prompt in enumerate(prompts()[:2])
     ]
     assert finish(engine.submit(prompts()[3], seeded))[0] == alone
-    for ticket in crowd:
+    for ticket in others:
         finish(ticket)
     other = Sampling(max_new_tokens=NEW, temperature=1.0, top_p=0.9, seed=12)
     assert finish(engine.submit(prompts()[3], other))[0] != alone
@@ -144,7 +144,7 @@ def test_what_the_model_cannot_run_is_refused_before_it_is_queued(
     assert engine.free_blocks == SLOTS
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+def test_a_full_queue_refuses_with_a_time_to_retry_after() -> None:
     engine = engine_of(num_blocks=1, max_waiting=2)
     try:
         tickets = [engine.submit(prompts()[3], Sampling(max_new_tokens=60)) for _ in range(3)]
@@ -159,7 +159,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         engine.stop()
 
 
-def test_a_stopped_engine_tells_the_waiting_and_refuses_the_new(engine: Engine) -> None:
+def test_a_stopped_engine_fails_waiting_requests_and_refuses_new_ones(engine: Engine) -> None:
     ticket = engine.submit(prompts()[6], Sampling(max_new_tokens=60))
     engine.stop()
     with pytest.raises(GenerationFailed):
@@ -169,7 +169,7 @@ def test_a_stopped_engine_tells_the_waiting_and_refuses_the_new(engine: Engine) 
 
 
 class Poisoned:
-    """A backend that wraps another and breaks on one token, by an exception or by NaN scores."""
+    """A backend that wraps another and fails on one token, by an exception or by NaN logits."""
 
     POISON = 299
     whole_prompts = False
@@ -225,7 +225,7 @@ def test_kv_bytes_are_the_formula_s() -> None:
 def test_a_model_whose_logits_differ_over_slots_is_refused_by_name() -> None:
     model = random_model("llama")
     original = model.model.rotary_emb.forward
-    # positions that depend on the length of the batch, as a model with its own idea of them might have
+    # positions that depend on the length of the batch, as some models compute them
     model.model.rotary_emb.forward = lambda x, position_ids: original(x, position_ids * x.shape[1])
     with pytest.raises(ModelRefused, match="LlamaForCausalLM"):
         TorchSlots(model, max_model_len=CONTEXT).allocate(2)
@@ -238,7 +238,7 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
         TorchSlots(model, max_model_len=CONTEXT)
 
 
-def test_no_cpu_is_burnt_while_idle(engine: Engine) -> None:
+def test_an_idle_engine_uses_no_cpu(engine: Engine) -> None:
     before = time.thread_time_ns() + time.process_time_ns()
     time.sleep(0.2)
     assert time.thread_time_ns() + time.process_time_ns() - before < 100_000_000

@@ -1,4 +1,4 @@
-"""What the engine survives: memory that runs out, a loop that ends, and conversations that keep their blocks."""
+"""Faults of the engine: out of memory, a failed loop; and conversations that keep their blocks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def break_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, *, on_token: int) -> None:
-    """Have every step fail that brings `on_token`."""
+    """Make every step with `on_token` fail."""
     real = engine.backend.step
 
     def step(segments: Any) -> torch.Tensor:
@@ -41,30 +41,30 @@ def break_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
     monkeypatch.setattr(engine.backend, "step", step)
 
 
-def test_memory_that_runs_out_fails_the_request_by_its_own_error_and_the_others_go_on(
+def test_out_of_memory_fails_one_request_by_its_own_error_and_the_others_go_on(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = finish(engine.submit(PROMPT, GREEDY))
-    less: list[int] = []
-    engine.on_out_of_memory = lambda: less.append(1)
+    calls: list[int] = []
+    engine.on_out_of_memory = lambda: calls.append(1)
     break_step(engine, monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), on_token=299)
-    greedy, culprit = engine.submit(PROMPT, GREEDY), engine.submit([*PROMPT[:10], 299], GREEDY)
+    greedy, failing = engine.submit(PROMPT, GREEDY), engine.submit([*PROMPT[:10], 299], GREEDY)
     with pytest.raises(OutOfMemory) as raised:
-        finish(culprit)
+        finish(failing)
     assert raised.value.retryable
     assert finish(greedy) == expected
-    assert less
+    assert calls
     assert engine.free_blocks == SLOTS
 
 
-def test_a_cpu_allocator_that_gives_up_counts_as_out_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_cpu_allocation_counts_as_out_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
     break_step(engine, monkeypatch, RuntimeError(message), on_token=299)
     with pytest.raises(OutOfMemory):
         finish(engine.submit([299, 5], GREEDY))
 
 
-def test_when_the_loop_ends_who_waits_learns_it_and_a_new_engine_goes_on_in_the_same_memory(
+def test_a_failed_loop_ends_waiting_requests_and_a_new_engine_runs_in_the_same_memory(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = finish(engine.submit(PROMPT, GREEDY))
@@ -80,62 +80,64 @@ def test_when_the_loop_ends_who_waits_learns_it_and_a_new_engine_goes_on_in_the_
         assert time.monotonic() < until
     with pytest.raises(NotReady):
         engine.submit(PROMPT, GREEDY)
-    again = engine.rebuilt()
+    rebuilt = engine.rebuilt()
     try:
-        assert again.kv_bytes == engine.kv_bytes
-        assert finish(again.submit(PROMPT, GREEDY)) == expected
+        assert rebuilt.kv_bytes == engine.kv_bytes
+        assert finish(rebuilt.submit(PROMPT, GREEDY)) == expected
     finally:
-        again.stop()
+        rebuilt.stop()
 
 
 def test_a_turn_computes_only_what_its_conversation_adds(engine: Engine) -> None:
     alone_first = finish(engine.submit(PROMPT, GREEDY))
     second = [*PROMPT, *alone_first[0], 40, 41, 42]
     alone_second = finish(engine.submit(second, GREEDY))
-    lease = engine.pin_blocks()
-    assert finish(engine.submit(PROMPT, GREEDY, lease)) == alone_first
+    pinned = engine.pin_blocks()
+    assert finish(engine.submit(PROMPT, GREEDY, pinned)) == alone_first
     others = [engine.submit([token] * 60, Sampling(max_new_tokens=20)) for token in (11, 12, 13, 14)]
-    for other in others:  # they use every other block again and again meanwhile
+    for other in others:  # they overwrite every other block meanwhile
         finish(other)
     before = engine.reused_tokens
-    assert finish(engine.submit(second, GREEDY, lease)) == alone_second
+    assert finish(engine.submit(second, GREEDY, pinned)) == alone_second
     # The last new token of a turn is known but not yet computed.
     assert engine.reused_tokens - before == len(PROMPT) + len(alone_first[0]) - 1
-    engine.unpin_blocks(lease)
+    engine.unpin_blocks(pinned)
     assert engine.free_blocks == SLOTS
 
 
-def test_a_turn_that_goes_back_in_the_conversation_is_computed_from_there(engine: Engine) -> None:
+def test_a_turn_from_an_earlier_point_of_the_conversation_is_computed_from_there(engine: Engine) -> None:
     changed = [*PROMPT[:18], 250, 251, 252]
     expected = finish(engine.submit(changed, GREEDY))
-    lease = engine.pin_blocks()
-    finish(engine.submit([*PROMPT, 1, 2, 3], GREEDY, lease))
-    assert finish(engine.submit(changed, GREEDY, lease)) == expected
-    engine.unpin_blocks(lease)
+    pinned = engine.pin_blocks()
+    finish(engine.submit([*PROMPT, 1, 2, 3], GREEDY, pinned))
+    assert finish(engine.submit(changed, GREEDY, pinned)) == expected
+    engine.unpin_blocks(pinned)
 
 
-def test_a_turn_right_after_a_cancelled_one_trusts_nothing_that_it_left(engine: Engine) -> None:
+def test_a_turn_right_after_a_cancelled_one_reuses_nothing_of_it(engine: Engine) -> None:
     long = [*PROMPT, *range(20, 100)]
     expected = finish(engine.submit(PROMPT, GREEDY))
-    lease = engine.pin_blocks()
+    pinned = engine.pin_blocks()
     for _ in range(5):
-        finish(engine.submit(PROMPT, GREEDY, lease))
-        engine.submit([*PROMPT[:17], *long], Sampling(max_new_tokens=60), lease).cancel()
-        assert finish(engine.submit(PROMPT, GREEDY, lease)) == expected
-    engine.unpin_blocks(lease)
+        finish(engine.submit(PROMPT, GREEDY, pinned))
+        engine.submit([*PROMPT[:17], *long], Sampling(max_new_tokens=60), pinned).cancel()
+        assert finish(engine.submit(PROMPT, GREEDY, pinned)) == expected
+    engine.unpin_blocks(pinned)
 
 
-def test_leases_take_blocks_that_requests_then_lack(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_blocks_are_not_free_until_they_are_unpinned_and_their_turn_has_ended(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rag.engine.engine._LONGEST_PIN_WAIT_S", 0.05)
-    leases = [engine.pin_blocks() for _ in range(SLOTS)]
+    pinned = [engine.pin_blocks() for _ in range(SLOTS)]
     assert engine.free_blocks == 0
     with pytest.raises(Overloaded):
         engine.pin_blocks()
-    running = engine.submit(PROMPT, Sampling(max_new_tokens=100), leases[0])
-    engine.unpin_blocks(leases[0])  # while its turn runs: the blocks are free when that is over, not before
+    running = engine.submit(PROMPT, Sampling(max_new_tokens=100), pinned[0])
+    engine.unpin_blocks(pinned[0])  # while its turn runs: the blocks are free when that is over, not before
     assert engine.free_blocks == 0
     finish(running)
-    for lease in leases[1:]:
-        engine.unpin_blocks(lease)
-        engine.unpin_blocks(lease)
+    for one in pinned[1:]:
+        engine.unpin_blocks(one)
+        engine.unpin_blocks(one)
     assert engine.free_blocks == SLOTS

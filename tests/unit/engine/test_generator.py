@@ -1,4 +1,4 @@
-"""The LLM from a directory: loaded, asked in text, refused by name where it can't be served."""
+"""The LLM from a directory: loaded, prompted with text, refused by name where it can't be served."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_messages_go_through_the_model_s_chat_template(generator: TextGenerator)
     assert ids == byte_tokenizer().encode("<system>s<user>ção").ids
 
 
-def test_a_template_that_only_transformers_reads_is_left_to_it(tmp_path: Path) -> None:
+def test_a_template_that_only_transformers_supports_is_rendered_by_it(tmp_path: Path) -> None:
     template = "{% for message in messages %}{% generation %}{{ message.content }}!{% endgeneration %}{% endfor %}"
     generator = load(save_model(tmp_path, template=template))
     assert generator.encode([Message("user", "Olá")]) == byte_tokenizer().encode("Olá!").ids
@@ -133,7 +133,7 @@ def test_weights_quantised_as_published_are_refused_on_a_cpu_by_their_method(tmp
     assert "GPU" in str(raised.value.remedy)
 
 
-def test_a_directory_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match="nowhere"):
         load(tmp_path / "nowhere")
 

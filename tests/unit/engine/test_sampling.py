@@ -42,11 +42,11 @@ def test_the_filters_keep_exactly_the_tokens_they_should(sampling: Sampling, pos
     assert set(drawn(400, sampling)) == possible
 
 
-def test_a_repetition_penalty_lowers_what_stood_in_the_prompt_or_came_out() -> None:
+def test_a_repetition_penalty_lowers_tokens_of_the_prompt_and_of_the_output() -> None:
     assert drawn(3, Sampling(max_new_tokens=1, repetition_penalty=10.0), prompt=(0,)) == [1, 2, 0]
 
 
-def test_a_presence_penalty_is_paid_once_and_a_frequency_penalty_each_time() -> None:
+def test_a_presence_penalty_counts_once_and_a_frequency_penalty_each_time() -> None:
     assert drawn(3, Sampling(max_new_tokens=1, presence_penalty=1.2)) == [0, 1, 0]
     assert drawn(4, Sampling(max_new_tokens=1, frequency_penalty=0.7)) == [0, 0, 1, 0]
 
@@ -65,7 +65,7 @@ def test_logprobs_are_the_model_s_own_whatever_the_temperature() -> None:
     assert [top.logprob for top in draw.top] == pytest.approx(expected[:2].tolist())
 
 
-def test_a_row_without_finite_scores_gives_nothing_and_spares_its_neighbours() -> None:
+def test_a_row_without_finite_logits_gives_no_token_and_does_not_change_the_others() -> None:
     rows = torch.stack([LOGITS, torch.full((5,), float("nan")), torch.full((5,), float("-inf")), LOGITS])
     chosen = choose(rows, [Sampler(Sampling(max_new_tokens=1)) for _ in range(4)])
     assert [draw and draw.token for draw in chosen] == [0, None, None, 0]

@@ -1,4 +1,4 @@
-"""The scheduler: blocks never lost, never shared, nobody starved."""
+"""The scheduler: no block is lost or held twice, and no prompt starves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _tokens = itertools.count()
 
 
 def sequence(prompt: int, new: int) -> SequenceState:
-    """A request whose tokens nobody else has, so that no prefix is shared: test_blocks.py is about those."""
+    """A request with tokens of no other one, so that no prefix is shared: test_block_pool.py is about those."""
     return SequenceState(tuple(itertools.islice(_tokens, prompt)), Sampling(max_new_tokens=new))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, run, end and are cancelled in any order."""
+    """Requests arrive, run, end and are cancelled in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_every_prompt_is_computed_once_from_its_beginning_to_its_end(prompts: li
     assert [computed[one] for one in sequences] == [list(one.prompt_ids) for one in sequences]
 
 
-def test_a_prompt_moves_on_even_where_decodes_fill_the_budget() -> None:
+def test_prefill_goes_on_even_where_decodes_fill_the_budget() -> None:
     scheduler = Scheduler(num_blocks=20, block_size=64, max_batch_tokens=8, max_waiting=20)
     for _ in range(10):
         decoding = sequence(1, 30)
