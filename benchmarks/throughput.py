@@ -60,10 +60,10 @@ class Cell:
     new_tokens: int
     clients: int
 
-    def requests(self, drawn: random.Random) -> list[peers.Request]:
+    def requests(self, drawn: random.Random) -> list[peers.PromptRequest]:
         """One a client, each with a prompt of its own."""
         return [
-            peers.Request(
+            peers.PromptRequest(
                 tuple(drawn.randrange(1, smol_checkpoint.VOCABULARY) for _ in range(self.prompt_tokens)),
                 self.new_tokens,
             )

@@ -19,8 +19,8 @@ from benchmarks.harness.design_claims import (
     MONOLITH,
     PARTLY,
     UNMEASURED,
+    ClaimVerdict,
     Document,
-    Verdict,
     judge_all,
 )
 from benchmarks.harness.host import in_words
@@ -102,7 +102,7 @@ def _section(compared: Document, operation: Document, spoken: Speaker) -> str:
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def _about(verdict: Verdict, spoken: Speaker) -> str:
+def _about(verdict: ClaimVerdict, spoken: Speaker) -> str:
     side = spoken.say("vantagem", "advantage") if verdict.claim.praise else spoken.say("desvantagem", "drawback")
     return f"{design_words(verdict.claim.about, spoken)}, {side}"
 
@@ -125,7 +125,7 @@ def conditions(compared: Document, spoken: Speaker) -> str:
     ) + (short if compared["quick"] else "")
 
 
-def _winning(verdicts: list[Verdict], design: str, spoken: Speaker) -> str:
+def _winning(verdicts: list[ClaimVerdict], design: str, spoken: Speaker) -> str:
     won = [verdict for verdict in verdicts if verdict.favours == design]
     if not won:
         return spoken.say("Em nada do que foi medido.", "In nothing that was measured.")

@@ -1,6 +1,6 @@
 """The capacity model: what a workload needs on an accelerator, what fits, and what would help. Standard library only.
 
->>> from capacity import Engine, Request, Workload, load_hardware, load_model, make_plan
+>>> from capacity import EngineSpec, Request, Workload, load_hardware, load_model, make_plan
 >>> request = Request(load_model("Qwen2.5-7B"), load_hardware("ml.g5.xlarge"), Workload(4096, 4))
 >>> make_plan(request).plan.instances
 1
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capacity.planning.explain import explain_model
     from capacity.planning.fixes import Fix, Refusal, apply_fix, fixes_for, refuse
     from capacity.planning.plan import Plan, Verdict, check, make_plan
-    from capacity.planning.workload import Engine, Request, Workload
+    from capacity.planning.workload import EngineSpec, Request, Workload
 
 _HOME = {
     "errors": ("BrokenFile", "CapacityError", "InvalidInput", "UnknownName"),
@@ -33,7 +33,7 @@ _HOME = {
     "model.model": ("Model", "load_model", "model_from_config"),
     "memory.overheads": ("Measured",),
     "planning.plan": ("Plan", "Verdict", "check", "make_plan"),
-    "planning.workload": ("Engine", "Request", "Workload"),
+    "planning.workload": ("EngineSpec", "Request", "Workload"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -41,7 +41,7 @@ __all__ = [
     "BrokenFile",
     "CapacityError",
     "Device",
-    "Engine",
+    "EngineSpec",
     "Fix",
     "Hardware",
     "InvalidInput",

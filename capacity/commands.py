@@ -20,7 +20,7 @@ from capacity.planning.fixes import Refusal, refuse
 from capacity.planning.latency import Objective, estimate_latency, largest_batch
 from capacity.planning.measurements import Measurements, read_measurements
 from capacity.planning.plan import Plan, Verdict, check, make_plan
-from capacity.planning.workload import Engine, Request, Workload
+from capacity.planning.workload import EngineSpec, Request, Workload
 from capacity.units import GIB, ceil_div
 
 FITS, DOES_NOT_FIT, INVALID = 0, 3, 2
@@ -107,7 +107,7 @@ def request_of(args: argparse.Namespace) -> Request:
         dimensions=args.dimensions,
         index_factory=args.index,
     )
-    engine = Engine(
+    engine = EngineSpec(
         tensor_parallel=args.tensor_parallel,
         pipeline_parallel=args.pipeline_parallel,
         instances=args.instances,

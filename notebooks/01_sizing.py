@@ -41,7 +41,7 @@ from IPython.display import Markdown, display
 from matplotlib import pyplot
 
 from benchmarks.harness.wording import speaker
-from capacity import Engine, Request, Workload, apply_fix, check, load_hardware, load_model, make_plan, refuse
+from capacity import EngineSpec, Request, Workload, apply_fix, check, load_hardware, load_model, make_plan, refuse
 from capacity.report import markdown, page
 from capacity.report.figures import figures as report_figures
 from capacity.report.sections import compose
@@ -65,7 +65,7 @@ request = Request(
     load_model(MODEL),
     load_hardware(HARDWARE),
     Workload(CONTEXT, CONCURRENCY, input_tokens=INPUT_TOKENS, output_tokens=OUTPUT_TOKENS),
-    Engine(kv_dtype=KV_DTYPE),
+    EngineSpec(kv_dtype=KV_DTYPE),
 )
 plan = make_plan(request).plan
 plots.table(

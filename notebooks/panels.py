@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from benchmarks.harness.design_claims import MIB, Verdict
+from benchmarks.harness.design_claims import MIB, ClaimVerdict
 from benchmarks.harness.wording import Speaker
 from benchmarks.verdicts import verdict_words
 from notebooks.plots import PALETTE, bars
@@ -28,7 +28,7 @@ class Panel:
     spans: Sequence[tuple[float, float] | None] | None = None
 
 
-def draw(axes: Axes, verdict: Verdict, compared: Document, operation: Document, spoken: Speaker) -> None:
+def draw(axes: Axes, verdict: ClaimVerdict, compared: Document, operation: Document, spoken: Speaker) -> None:
     """The claim's panel, its verdict in the title; words instead of bars where nothing was measured."""
     axes.set_title(f"{spoken.say(*verdict.claim.title)}:\n{verdict_words(verdict.verdict, spoken)}", fontsize=11)
     try:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from capacity import (
-    Engine,
+    EngineSpec,
     Hardware,
     Measured,
     Model,
@@ -131,7 +131,7 @@ def _request(settings: Settings, with_retrieval: bool) -> Request:
             dimensions=index.dimension,
             index_factory=index.factory,
         )
-    engine = Engine(
+    engine = EngineSpec(
         kv_slots=not paged,
         block_size_tokens=_BLOCK_TOKENS,
         hybrid_allocator=False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from capacity import Engine, Request, Workload, load_hardware, load_model, make_plan
+from capacity import EngineSpec, Request, Workload, load_hardware, load_model, make_plan
 from capacity.catalog import document
 from capacity.planning.latency import estimate_latency
 
@@ -75,7 +75,7 @@ def _requests_per_s(model: str, gpu: str, context_tokens: int, embedder_bytes: i
     workload = Workload(
         context_tokens, 1, input_tokens=_INPUT_TOKENS, output_tokens=_OUTPUT_TOKENS, embedder_bytes=embedder_bytes
     )
-    request = Request(load_model(model), load_hardware(gpu), workload, Engine(instances=1))
+    request = Request(load_model(model), load_hardware(gpu), workload, EngineSpec(instances=1))
     verdict = make_plan(request)
     sessions = verdict.plan.sessions_per_instance
     latency = estimate_latency(request, verdict.plan.tensor_parallel, max(1, sessions))

@@ -32,7 +32,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ClaimVerdict:
     """What became of a claim: one of HOLDS, PARTLY, FAILS, UNMEASURED, and the figures in words."""
 
     claim: Claim
@@ -49,7 +49,7 @@ class Verdict:
         return self.claim.about if for_it else other
 
 
-def judge_all(compared: Document, operation: Document, spoken: Speaker) -> list[Verdict]:
+def judge_all(compared: Document, operation: Document, spoken: Speaker) -> list[ClaimVerdict]:
     """Every claim's verdict, in the order of the claims; a claim whose figures are missing is UNMEASURED."""
     found = []
     for claim in CLAIMS:
@@ -57,7 +57,7 @@ def judge_all(compared: Document, operation: Document, spoken: Speaker) -> list[
             verdict, measured = claim.judge(compared, operation, spoken)
         except KeyError as missing:
             verdict, measured = UNMEASURED, spoken.say(f"falta {missing}", f"{missing} is missing")
-        found.append(Verdict(claim, verdict, measured))
+        found.append(ClaimVerdict(claim, verdict, measured))
     return found
 
 

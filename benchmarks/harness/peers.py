@@ -22,7 +22,7 @@ _SERVE = "from transformers.cli.transformers import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PromptRequest:
     """A prompt of exactly these tokens, and how many new ones are wanted."""
 
     prompt_ids: tuple[int, ...]
@@ -51,7 +51,7 @@ class Peer:
     dtype: str
     start: Callable[[Path], ServerProcess]
     """Takes the log's path."""
-    ask: Callable[[httpx.Client, Request], Reply]
+    ask: Callable[[httpx.Client, PromptRequest], Reply]
     """Takes a client whose base URL is the server's. Raises httpx.HTTPError where it was refused."""
     slow: bool = False
 
@@ -86,7 +86,7 @@ def transformers_serve(model: Path, dtype: str, python: Path) -> Peer | str:
     command = [str(python), "-c", _SERVE, "serve", str(model), "--continuous-batching", "--dtype", dtype]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--log-level", "error"]
 
-    def ask(client: httpx.Client, request: Request) -> Reply:
+    def ask(client: httpx.Client, request: PromptRequest) -> Reply:
         body = {"model": str(model), "prompt": request.text, "max_tokens": request.new_tokens, "temperature": 0.0}
         return _listen(client, "/v1/completions", body | {"stream": True}, _openai_event)
 
@@ -119,12 +119,12 @@ def llama_server(model: Path, python: Path, binary: str, clients: int, context_t
     return Peer("llama.cpp", "float16", lambda log: ServerProcess(command, ready="/health", log=log), _ask_llama)
 
 
-def _ask_ours(client: httpx.Client, request: Request) -> Reply:
+def _ask_ours(client: httpx.Client, request: PromptRequest) -> Reply:
     body = {"query": request.text, "mode": "generate", "max_new_tokens": request.new_tokens, "stream": True}
     return _listen(client, "/invocations", body, _our_event)
 
 
-def _ask_locked(client: httpx.Client, request: Request) -> Reply:
+def _ask_locked(client: httpx.Client, request: PromptRequest) -> Reply:
     began = time.perf_counter()
     response = client.post("/invocations", json={"query": request.text, "max_new_tokens": request.new_tokens})
     response.raise_for_status()
@@ -132,7 +132,7 @@ def _ask_locked(client: httpx.Client, request: Request) -> Reply:
     return Reply((time.perf_counter() - began,), usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def _ask_llama(client: httpx.Client, request: Request) -> Reply:
+def _ask_llama(client: httpx.Client, request: PromptRequest) -> Reply:
     body = {"prompt": list(request.prompt_ids), "n_predict": request.new_tokens, "temperature": 0.0, "stream": True}
     return _listen(client, "/completion", body | {"cache_prompt": False}, _llama_event)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from capacity.errors import InvalidInput
-from capacity.model.layers import Layer, State
+from capacity.model.layers import Layer, RecurrentState
 from capacity.precision import KvFormat
 from capacity.sharding import rank_heads
 from capacity.units import ceil_div, round_up
@@ -59,7 +59,7 @@ def token_bytes(layer: Layer, layout: KvLayout) -> Fraction:
     return heads * (layout.format.vector_bytes(layer.k_dim) + layout.format.vector_bytes(layer.v_dim))
 
 
-def state_bytes(state: State, tensor_parallel: int) -> int:
+def state_bytes(state: RecurrentState, tensor_parallel: int) -> int:
     """Bytes of one layer's recurrent state on one rank; ranks beyond the groups hold a copy of a group each."""
     heads = ceil_div(state.heads, tensor_parallel)
     groups = state.groups if state.groups % tensor_parallel == 0 else max(state.groups, tensor_parallel)

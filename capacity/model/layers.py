@@ -9,7 +9,7 @@ from capacity.model.config import Config
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RecurrentState:
     """The recurrent state of a linear-attention or state-space layer: fixed bytes a session, whatever its length.
 
     The state proper is `heads` × `head_elements` at `state_bytes` each and is split by head; the convolution keeps
@@ -44,7 +44,7 @@ class Layer:
     latent_dim: int = 0
     indexer_bytes: int = 0
     cross: bool = False
-    state: State | None = None
+    state: RecurrentState | None = None
 
     @property
     def attends(self) -> bool:
@@ -208,13 +208,13 @@ def attention_shape(config: Config, kind: str) -> tuple[int, int]:
     return config.kv_heads, config.head_dim
 
 
-def state_of(config: Config) -> State:
+def state_of(config: Config) -> RecurrentState:
     """The recurrent state of one state layer. Its dtype is the file's where it says, else fp32 (convolutions bf16)."""
     state_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(config.get("ssm_dtype", "float32")), 4)
     if config.family.state == "gdn":
         keys, values = config.integer("linear_num_key_heads"), config.integer("linear_num_value_heads")
         key_dim, value_dim = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
-        return State(
+        return RecurrentState(
             heads=values,
             head_elements=key_dim * value_dim,
             split_channels=2 * keys * key_dim + values * value_dim,
@@ -224,10 +224,10 @@ def state_of(config: Config) -> State:
     size, width = config.integer("ssm_state_size"), config.integer("conv_kernel") - 1
     if config.family.state == "mamba1":
         inner = config.integer("mamba_expand") * config.integer("hidden_size")
-        return State(inner, size, inner, width, state_bytes=state_bytes)
+        return RecurrentState(inner, size, inner, width, state_bytes=state_bytes)
     heads, head_dim = config.integer("ssm_heads"), config.integer("ssm_head_dim")
     groups = config.integer("ssm_groups")
-    return State(
+    return RecurrentState(
         heads=heads,
         head_elements=head_dim * size,
         split_channels=heads * head_dim,

@@ -28,7 +28,7 @@ class RefusedPrompt(CapacityError):  # noqa: N818 - named for what happened
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LatencySample:
     """One streamed answer: seconds to its first token and, on average, between tokens (None: it had one)."""
 
     ttft_s: float
@@ -53,7 +53,7 @@ def measure(
     """
     if not url.startswith(("http://", "https://")):
         raise InvalidInput("url", f"{url[:80]!r} is not an http address")
-    samples: list[Sample] = []
+    samples: list[LatencySample] = []
     _sample(url, _prompt(prompt_words[0], 0), new_tokens, timeout_s)  # the first request warms what is lazily made
     for words in prompt_words:
         for turn in range(repeats):
@@ -78,7 +78,7 @@ def measure(
     return fit(samples, together)
 
 
-def fit(samples: Sequence[Sample], together: Sequence[Sample] = ()) -> MeasuredLatency:
+def fit(samples: Sequence[LatencySample], together: Sequence[LatencySample] = ()) -> MeasuredLatency:
     """The line through TTFT over prompt tokens, and the median time between tokens, alone and `together`.
 
     Raises CapacityError where no answer had two tokens.
@@ -112,7 +112,7 @@ def _prompt(words: int, turn: int) -> str:
     return f"{_WORDS[turn % len(_WORDS)]} {turn}: {filler}. Count slowly from one to two hundred."
 
 
-def _sample(url: str, prompt: str, new_tokens: int, timeout_s: float) -> Sample:
+def _sample(url: str, prompt: str, new_tokens: int, timeout_s: float) -> LatencySample:
     request = urllib.request.Request(
         url,
         data=json.dumps(_body(url, prompt, new_tokens)).encode(),
@@ -144,7 +144,7 @@ def _body(url: str, prompt: str, new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _read(stream: IO[bytes], begin: float) -> Sample:
+def _read(stream: IO[bytes], begin: float) -> LatencySample:
     first = last = 0.0
     pieces, usage = 0, None
     for event in _events(stream):
@@ -161,7 +161,7 @@ def _read(stream: IO[bytes], begin: float) -> Sample:
         raise CapacityError("the answer had no text or no usage; is this a streaming endpoint?")
     tokens = int(usage["completion_tokens"])
     pace = (last - first) / (tokens - 1) if tokens > 1 and pieces > 1 else None
-    return Sample(first - begin, pace, int(usage["prompt_tokens"]), tokens)
+    return LatencySample(first - begin, pace, int(usage["prompt_tokens"]), tokens)
 
 
 def _events(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ EXACT, MEASURED, ESTIMATED = "exact", "measured", "estimated"
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class MemoryTerm:
     """One line of the bill: bytes on one rank, `label` (exact, measured, estimated) and where the figure is from."""
 
     name: str
@@ -54,7 +54,7 @@ class Footprint:
     """The fullest rank of one pipeline stage: its fixed terms, its KV pool, and the memory it may use."""
 
     tensor_parallel: int
-    fixed: tuple[Term, ...]
+    fixed: tuple[MemoryTerm, ...]
     kv: KvPool
     have_bytes: int
 
@@ -99,10 +99,10 @@ def footprints(request: Request, tensor_parallel: int) -> list[Footprint]:
             _term("activation", overheads.activation_bytes, measured.activation_bytes, ESTIMATED, "peak of a step"),
             _term("graphs", overheads.graph_bytes, measured.graph_bytes, ESTIMATED, "captured CUDA graphs"),
             _term("runtime", overheads.runtime_bytes, measured.runtime_bytes, ESTIMATED, "context and libraries"),
-            Term("collectives", overheads.collective_bytes, ESTIMATED, "buffers between ranks"),
-            Term("embedder", request.workload.embedder_bytes, EXACT, "its weights"),
-            Term("index", 0 if on_gpu else request.workload.index_bytes, EXACT, "vectors by the factory string"),
-            Term("reserve", engine.reserve_bytes, EXACT, "kept free"),
+            MemoryTerm("collectives", overheads.collective_bytes, ESTIMATED, "buffers between ranks"),
+            MemoryTerm("embedder", request.workload.embedder_bytes, EXACT, "its weights"),
+            MemoryTerm("index", 0 if on_gpu else request.workload.index_bytes, EXACT, "vectors by the factory string"),
+            MemoryTerm("reserve", engine.reserve_bytes, EXACT, "kept free"),
         ]
         pool = _pool(tuple(model.layers[index] for index in span), request, layout)
         found.append(
@@ -113,9 +113,11 @@ def footprints(request: Request, tensor_parallel: int) -> list[Footprint]:
     return found
 
 
-def _term(name: str, estimated: int, measured: int | None, label: str, source: str) -> Term:
+def _term(name: str, estimated: int, measured: int | None, label: str, source: str) -> MemoryTerm:
     return (
-        Term(name, estimated, label, source) if measured is None else Term(name, measured, MEASURED, "measured at boot")
+        MemoryTerm(name, estimated, label, source)
+        if measured is None
+        else MemoryTerm(name, measured, MEASURED, "measured at boot")
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from capacity.errors import InvalidInput
-from capacity.planning.footprint import EXACT, Footprint, Term, footprints
+from capacity.planning.footprint import EXACT, Footprint, MemoryTerm, footprints
 from capacity.planning.workload import Request, check_tensor_parallel
 from capacity.units import ceil_div
 
@@ -65,7 +65,7 @@ class Plan:
     max_batch_tokens: int
     max_sequences: int
     hybrid_allocator: bool
-    terms: tuple[Term, ...]
+    terms: tuple[MemoryTerm, ...]
     schema: str = SCHEMA
 
     @property
@@ -134,7 +134,7 @@ class Plan:
         if missing or unknown:
             raise InvalidInput("plan", f"fields missing: {sorted(missing)}, unknown: {sorted(unknown)}")
         try:
-            return cls(**{**raw, "terms": tuple(Term(**term) for term in raw["terms"])})
+            return cls(**{**raw, "terms": tuple(MemoryTerm(**term) for term in raw["terms"])})
         except TypeError as error:
             raise InvalidInput("plan.terms", str(error)) from error
 
@@ -234,14 +234,14 @@ def _plan_of(request: Request, worst: Footprint, ranks: int, instances: int, rep
     if not hardware.is_cpu and kv.block_bytes and not kv.slot_bytes:
         blocks = max(0, worst.pool_bytes // kv.block_bytes)  # no slots to count: every free block is one more
     kv_bytes = blocks * kv.block_bytes + held * kv.slot_bytes
-    wanted_kv = Term(
+    wanted_kv = MemoryTerm(
         "kv", wanted * kv.session_bytes + kv.in_flight_bytes, EXACT, f"{wanted} sessions of the full context"
     )
     host = 0 if hardware.is_cpu else request.workload.index_bytes
     terms = (
         *worst.fixed,
         wanted_kv,
-        *((Term("index (main memory)", host, EXACT, "beside the devices"),) if host else ()),
+        *((MemoryTerm("index (main memory)", host, EXACT, "beside the devices"),) if host else ()),
     )
     need = _need_by_name(worst, wanted_kv.bytes)
     return Plan(

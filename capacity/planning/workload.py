@@ -53,7 +53,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineSpec:
     """How the engine is set up. None leaves the choice to the plan.
 
     `utilization` is the share of each device's memory that the engine may use (the rest is the driver's and others').
@@ -103,7 +103,7 @@ class Request:
     model: Model
     hardware: Hardware
     workload: Workload
-    engine: Engine = field(default_factory=Engine)
+    engine: EngineSpec = field(default_factory=EngineSpec)
 
     def __post_init__(self) -> None:
         limit = self.model.max_context_tokens

@@ -9,8 +9,8 @@ from typing import Any
 from capacity.errors import CapacityError
 from capacity.planning.workload import Request
 from capacity.report.charts import variants
-from capacity.report.document import Block, Document, Heading, Paragraph, Section, Table, bullets
-from capacity.report.figures import Options, figures
+from capacity.report.document import Block, Heading, Paragraph, ReportDocument, Section, Table, bullets
+from capacity.report.figures import ReportOptions, figures
 from capacity.report.page import figure
 from capacity.report.writer import SCENARIOS, Writer
 
@@ -18,7 +18,7 @@ SCHEMA = "capacity.comparison/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class ComparisonCase:
     """One row to be: its label, what it varies, and how its request is made (which may fail on its own)."""
 
     label: str
@@ -29,7 +29,7 @@ class Variant:
     request: Callable[[], Request]
 
 
-def comparison(made: Sequence[Variant], options: Options) -> dict[str, Any]:
+def comparison(made: Sequence[ComparisonCase], options: ReportOptions) -> dict[str, Any]:
     """Figures of every variant as a JSON object; a variant that can't be asked carries its error instead."""
     rows, workload = [], None
     for variant in made:
@@ -60,7 +60,7 @@ def first_figures(compared: dict[str, Any]) -> dict[str, Any]:
     raise CapacityError("; ".join(dict.fromkeys(row["error"] for row in compared["variants"])))
 
 
-def compose(compared: dict[str, Any], language: str) -> tuple[Document, Writer]:
+def compose(compared: dict[str, Any], language: str) -> tuple[ReportDocument, Writer]:
     """The comparison as a document of one section, and the writer it is written with."""
     base = first_figures(compared)
     writer = Writer(base, language)
@@ -99,7 +99,7 @@ def compose(compared: dict[str, Any], language: str) -> tuple[Document, Writer]:
     blocks: list[Block] = [Table(head, tuple(rows), wide=True), Paragraph(text["a_total"] + ".")]
     if failed:
         blocks += [Heading(text["not_sized"]), bullets(failed)]
-    document = Document(
+    document = ReportDocument(
         language=writer.language,
         title=text["compare_title"],
         subtitle=writer.say("load", concurrency=writer.concurrency, context=writer.context),

@@ -62,7 +62,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ReportDocument:
     """A whole report; `facts` are the lines under its title, `colophon` those at its end."""
 
     language: str

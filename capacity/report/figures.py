@@ -28,7 +28,7 @@ _GIB_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ReportOptions:
     """What a report may be told besides the request."""
 
     method: str = EXACT
@@ -44,9 +44,9 @@ class Options:
     generated_at: datetime.datetime | None = None
 
 
-def figures(request: Request, options: Options | None = None) -> dict[str, Any]:
+def figures(request: Request, options: ReportOptions | None = None) -> dict[str, Any]:
     """The report's figures as a JSON object. Raises CapacityError for what can't be asked."""
-    told = options or Options()
+    told = options or ReportOptions()
     sizing = size(request, told.method, told.policies, told.overhead_gib, told.node_availability)
     profile = storage_profile(told.profile)
     scenarios = {scenario.name: _scenario(sizing, scenario, told, profile) for scenario in sizing.scenarios}
@@ -94,7 +94,7 @@ def gib(size_bytes: float) -> float:
     return round(size_bytes / GIB, _GIB_DIGITS)
 
 
-def _model(request: Request, told: Options) -> dict[str, Any]:
+def _model(request: Request, told: ReportOptions) -> dict[str, Any]:
     model = request.model
     kinds = [layer.kind for layer in model.layers]
     windows = sorted({layer.window_tokens for layer in model.layers if layer.window_tokens})
@@ -128,7 +128,7 @@ def _pattern(kinds: list[str]) -> str:
     return attending.pop() if len(attending) == 1 else "hybrid"
 
 
-def _hardware(request: Request, told: Options) -> dict[str, Any]:
+def _hardware(request: Request, told: ReportOptions) -> dict[str, Any]:
     node = request.hardware
     return {
         "name": told.hardware_name or node.name,
@@ -172,7 +172,7 @@ def _workload(request: Request) -> dict[str, Any]:
     }
 
 
-def _scenario(sizing: Sizing, scenario: Scenario, told: Options, profile: StorageProfile) -> dict[str, Any]:
+def _scenario(sizing: Sizing, scenario: Scenario, told: ReportOptions, profile: StorageProfile) -> dict[str, Any]:
     request, policy = sizing.request, scenario.policy
     replicas = max(1, request.hardware.devices // (sizing.tensor_parallel * request.engine.pipeline_parallel))
     latency, objective = None, None
@@ -298,7 +298,7 @@ def _terms(verdict: Verdict) -> list[dict[str, Any]]:
     return found
 
 
-def _curve(request: Request, sizing: Sizing, told: Options) -> list[dict[str, Any]]:
+def _curve(request: Request, sizing: Sizing, told: ReportOptions) -> list[dict[str, Any]]:
     """Sessions a node at contexts around the one asked for, by the same method, in the recommended scenario."""
     limit = request.model.max_context_tokens or request.workload.context_tokens * 4
     asked = request.workload.context_tokens

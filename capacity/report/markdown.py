@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from capacity.report.document import Block, Bullets, Chart, Document, Heading, Paragraph, Table
+from capacity.report.document import Block, Bullets, Chart, Heading, Paragraph, ReportDocument, Table
 
 
-def render(document: Document) -> str:
+def render(document: ReportDocument) -> str:
     """The whole report; ends in a newline."""
     lines = [f"# {document.title}", f"## {document.subtitle}", ""]
     lines += [f"**{name}:** {value}  " for name, value in document.facts]

@@ -6,7 +6,7 @@ import html
 import re
 
 from capacity.report.charts import draw
-from capacity.report.document import Block, Bullets, Chart, Document, Heading, Paragraph, Section, Table
+from capacity.report.document import Block, Bullets, Chart, Heading, Paragraph, ReportDocument, Section, Table
 from capacity.report.writer import Writer
 
 _STYLE = """
@@ -57,7 +57,7 @@ _ON_A_NEW_PAGE = {3, 4, 7}
 _KEPT_ROWS = 14
 
 
-def render(document: Document, writer: Writer, after: str = "") -> str:
+def render(document: ReportDocument, writer: Writer, after: str = "") -> str:
     """The whole page; charts are drawn from the same figures as the text. `after` is markup to end the body with."""
     facts = "".join(f"<dt>{_inline(name)}</dt><dd>{_inline(value)}</dd>" for name, value in document.facts)
     colophon = "".join(f"<dt>{_inline(name)}</dt><dd>{_inline(value)}</dd>" for name, value in document.colophon)

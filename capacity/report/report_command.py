@@ -14,9 +14,9 @@ from capacity.commands import measurements_of, request_of
 from capacity.errors import CapacityError, InvalidInput
 from capacity.planning.scenarios import POLICIES, Policy
 from capacity.report import markdown, page, terminal
-from capacity.report.comparison import Variant, chart, comparison
+from capacity.report.comparison import ComparisonCase, chart, comparison
 from capacity.report.comparison import compose as compose_comparison
-from capacity.report.figures import Options, figures
+from capacity.report.figures import ReportOptions, figures
 from capacity.report.sections import compose
 from capacity.report.writer import Writer
 
@@ -58,7 +58,9 @@ def run_compare(args: argparse.Namespace) -> int:
     return _write(args, markdown.render(document) if form == "md" else terminal.render_tables(document))
 
 
-def _variant(args: argparse.Namespace, model: str, hardware: str, kv: str | None, weights: str | None) -> Variant:
+def _variant(
+    args: argparse.Namespace, model: str, hardware: str, kv: str | None, weights: str | None
+) -> ComparisonCase:
     own = argparse.Namespace(
         **{**vars(args), "model": model, "hardware": hardware, "kv_dtype": kv, "weights_dtype": weights}
     )
@@ -68,11 +70,13 @@ def _variant(args: argparse.Namespace, model: str, hardware: str, kv: str | None
         f"KV {kv}" if kv else "",
         weights or "",
     ]
-    return Variant(" · ".join(word for word in words if word), model, hardware, kv, weights, partial(request_of, own))
+    return ComparisonCase(
+        " · ".join(word for word in words if word), model, hardware, kv, weights, partial(request_of, own)
+    )
 
 
-def _options(args: argparse.Namespace, model: str | None, hardware: str | None) -> Options:
-    return Options(
+def _options(args: argparse.Namespace, model: str | None, hardware: str | None) -> ReportOptions:
+    return ReportOptions(
         method=args.method,
         policies=_policies(args),
         overhead_gib=args.overhead_gib,

@@ -7,12 +7,12 @@ from typing import Any
 
 from capacity.report.consolidated import consolidated
 from capacity.report.dictionary import dictionary
-from capacity.report.document import Block, Bullets, Chart, Document, Heading, Paragraph, Section, Table, bullets
+from capacity.report.document import Block, Bullets, Chart, Heading, Paragraph, ReportDocument, Section, Table, bullets
 from capacity.report.rationale import rationale
 from capacity.report.writer import SCENARIOS, Writer
 
 
-def compose(figures: Mapping[str, Any], language: str) -> Document:
+def compose(figures: Mapping[str, Any], language: str) -> ReportDocument:
     """The whole report in one language; raises UnknownName for a language that is not spoken here."""
     writer = Writer(figures, language)
     hardware, text = writer.hardware, writer.text
@@ -33,7 +33,7 @@ def compose(figures: Mapping[str, Any], language: str) -> Document:
         _recommendation(writer),
         dictionary(writer),
     ]
-    return Document(
+    return ReportDocument(
         language=writer.language,
         title=text["title"],
         subtitle=text["subtitle"],

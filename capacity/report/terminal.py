@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 from capacity.errors import InvalidInput
-from capacity.report.document import Bullets, Document, Heading, Paragraph, Table
+from capacity.report.document import Bullets, Heading, Paragraph, ReportDocument, Table
 
 
-def render(document: Document, width: int = 100) -> str:
+def render(document: ReportDocument, width: int = 100) -> str:
     """Sections 1, 3, 5, 7 and the alerts, tables drawn; raises InvalidInput where `rich` is not installed."""
     rich_table, console, out = _console(width)
     console.print(f"{document.title}: {document.subtitle}", style="bold", markup=False)
@@ -38,7 +38,7 @@ def render(document: Document, width: int = 100) -> str:
     return out.getvalue()
 
 
-def render_tables(document: Document, width: int = 140) -> str:
+def render_tables(document: ReportDocument, width: int = 140) -> str:
     """Only the tables and lists of a document; raises InvalidInput where `rich` is not installed."""
     rich_table, console, out = _console(width)
     console.print(f"{document.title}: {document.subtitle}", style="bold", markup=False)
@@ -63,7 +63,7 @@ def _console(width: int) -> tuple[Any, Any, io.StringIO]:
     return RichTable, Console(file=out, width=width, highlight=False, force_terminal=False), out
 
 
-def _side_by_side(document: Document) -> Table:
+def _side_by_side(document: ReportDocument) -> Table:
     """Section 3's three tables as one, a column a scenario."""
     blocks = document.sections[2].blocks
     names = [block.text for block in blocks if isinstance(block, Heading)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from capacity import (
-    Engine,
+    EngineSpec,
     Hardware,
     Model,
     Plan,
@@ -127,7 +127,7 @@ def _request(artifact: Artifact, wish: Wish, hardware: Hardware) -> Request:
     return Request(model, replace(hardware, devices=1), workload, _engine(artifact, hardware, model, concurrency))
 
 
-def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int) -> Engine:
+def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int) -> EngineSpec:
     """The engine as the container sets it up: as the artifact's own plan has it, made by the container's code.
 
     That plan may be for the other kind of machine: a GPU then has slots in DTYPE, a CPU needs another plan.
@@ -144,7 +144,7 @@ def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int
             f"the artifact was planned for {planned.hardware}, and {hardware.name} has no GPU",
             f"Make it again: make artifact HARDWARE={hardware.name}.",
         )
-    return Engine(
+    return EngineSpec(
         kv_slots=slots,
         block_size_tokens=16 if slots else planned.block_size_tokens,
         hybrid_allocator=False,

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, BartConfig, PreTrainedTokenizerFast, T5Config
 
-from capacity import Engine as CapacityEngine
-from capacity import Request, Workload, check, load_model, this_machine
+from capacity import EngineSpec, Request, Workload, check, load_model, this_machine
 from rag.backends.torch_t5 import TorchT5
 from rag.engine.engine import Engine
 from rag.engine.loading import EngineConfig, load_generator
@@ -73,7 +72,7 @@ def test_a_t5_directory_is_loaded_planned_for_and_prompted_with_text(tmp_path: P
     random_t5("flan-t5").save_pretrained(tmp_path)
     untyped: Any = PreTrainedTokenizerFast
     untyped(tokenizer_object=byte_tokenizer()).save_pretrained(tmp_path)
-    engine = CapacityEngine(kv_slots=True, kv_dtype="fp32", max_batch_tokens=64)
+    engine = EngineSpec(kv_slots=True, kv_dtype="fp32", max_batch_tokens=64)
     verdict = check(Request(load_model(str(tmp_path)), this_machine(), Workload(CONTEXT, 3, encoder_tokens=0), engine))
     generator = load_generator(EngineConfig(str(tmp_path), num_blocks=3, max_waiting=2, context_tokens=CONTEXT))
     try:

@@ -25,7 +25,7 @@ from tests.comparison_results import compared, figure, operation
 
 def verdicts(
     changed: dict[str, Any] | None = None, also: dict[str, Any] | None = None
-) -> dict[str, design_claims.Verdict]:
+) -> dict[str, design_claims.ClaimVerdict]:
     found = judge_all(changed or compared(), also or operation(), speaker("en"))
     return {verdict.claim.name: verdict for verdict in found}
 

@@ -22,7 +22,7 @@ import sizing
 from capacity.catalog import document
 from capacity.errors import CapacityError
 from capacity.model.families import FAMILIES
-from capacity.planning.calibrate import Sample, fit
+from capacity.planning.calibrate import LatencySample, fit
 from capacity.planning.measurements import read_measurements
 
 ROOT = Path(__file__).parents[3]
@@ -319,11 +319,11 @@ def test_calibrate_measures_an_engine_and_a_plan_takes_the_file(tmp_path: Path, 
 
 
 def test_the_slope_of_ttft_is_the_pace_of_prefill() -> None:
-    samples = [Sample(0.1 + tokens / 1000, 0.02, tokens, 10) for tokens in (10, 100, 400)]
+    samples = [LatencySample(0.1 + tokens / 1000, 0.02, tokens, 10) for tokens in (10, 100, 400)]
     found = fit(samples)
     assert found.prefill_tokens_per_s == pytest.approx(1000)
     assert found.ttft_floor_s == pytest.approx(0.1)
-    crowd = [Sample(0.3, 0.06, 10, 10) for _ in range(5)]
+    crowd = [LatencySample(0.3, 0.06, 10, 10) for _ in range(5)]
     assert fit(samples, crowd).tpot_added_s == pytest.approx(0.01)
     with pytest.raises(CapacityError, match="no answer had two tokens"):
-        fit([Sample(0.1, None, 10, 1)])
+        fit([LatencySample(0.1, None, 10, 1)])

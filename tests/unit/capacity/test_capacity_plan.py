@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sizing
 from capacity import (
-    Engine,
+    EngineSpec,
     InvalidInput,
     Measured,
     Plan,
@@ -51,7 +51,7 @@ MACHINES = ["ml.g4dn.xlarge", "ml.g5.xlarge", "ml.g5.12xlarge", "ml.g6e.xlarge",
 
 
 def request(model: str, machine: str, context: int, concurrency: int, **engine: Any) -> Request:
-    return Request(load_model(model), load_hardware(machine), Workload(context, concurrency), Engine(**engine))
+    return Request(load_model(model), load_hardware(machine), Workload(context, concurrency), EngineSpec(**engine))
 
 
 @st.composite
@@ -62,7 +62,7 @@ def requests(draw: st.DrawFn) -> Request:
     context = draw(st.integers(1, limit))
     heads = [count for count in (None, 1, 2, 4, 8) if count is None or model.attention_heads % count == 0]
     ranks = draw(st.sampled_from([count for count in heads if count is None or count <= machine.devices]))
-    engine = Engine(
+    engine = EngineSpec(
         tensor_parallel=ranks,
         instances=draw(st.sampled_from([None, 1, 3])),
         kv_dtype=draw(st.sampled_from([None, "fp32", "fp8", "int8"])),
@@ -217,7 +217,9 @@ def test_an_index_beside_gpus_must_fit_the_nodes_main_memory() -> None:
 def test_a_small_cpu_container_gets_blocks_and_bytes() -> None:
     model, box = load_model("SmolLM2-135M"), this_machine(2 * GIB)
     load = Workload(2048, 4, embedder_bytes=90_852_864, vectors=10_000)
-    made = check(Request(model, box, load, Engine(kv_dtype="fp32", weights_dtype="fp32", block_size_tokens=32))).plan
+    made = check(
+        Request(model, box, load, EngineSpec(kv_dtype="fp32", weights_dtype="fp32", block_size_tokens=32))
+    ).plan
     assert made.num_blocks == 4 * 2048 // 32
     assert made.block_bytes == 30 * 2 * 3 * 64 * 4 * 32
     assert made.kv_bytes == made.num_blocks * made.block_bytes
@@ -306,9 +308,9 @@ def test_a_plan_takes_less_than_fifty_milliseconds_after_start() -> None:
     program = (
         "import time; from capacity.model.model import load_model; from capacity.hardware.nodes import load_hardware\n"
         "from capacity.planning.plan import make_plan\n"
-        "from capacity.planning.workload import Engine, Request, Workload\n"
+        "from capacity.planning.workload import EngineSpec, Request, Workload\n"
         "begin = time.process_time()\n"
-        "load, engine = Workload(131072, 1000), Engine(kv_dtype='fp8')\n"
+        "load, engine = Workload(131072, 1000), EngineSpec(kv_dtype='fp8')\n"
         "asked = Request(load_model('gpt-oss-120b'), load_hardware('dgx300'), load, engine)\n"
         "assert make_plan(asked).fits\n"
         "print(time.process_time() - begin)\n"
@@ -319,7 +321,7 @@ def test_a_plan_takes_less_than_fifty_milliseconds_after_start() -> None:
 
 def test_an_engine_of_slots_holds_one_block_a_session() -> None:
     model, box = load_model("SmolLM2-135M"), this_machine(4 * GIB)
-    made = check(Request(model, box, Workload(2048, 3), Engine(kv_dtype="fp32", kv_slots=True))).plan
+    made = check(Request(model, box, Workload(2048, 3), EngineSpec(kv_dtype="fp32", kv_slots=True))).plan
     assert (made.block_size_tokens, made.blocks_per_session, made.num_blocks, made.slot_bytes) == (2048, 1, 3, 0)
     assert made.kv_bytes == 3 * 2048 * 30 * 2 * 3 * 64 * 4
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import sizing
-from capacity import Engine, Request, Workload, load_hardware, load_model
+from capacity import EngineSpec, Request, Workload, load_hardware, load_model
 from capacity.report import markdown, page, terminal
-from capacity.report.figures import Options, figures
+from capacity.report.figures import ReportOptions, figures
 from capacity.report.numbers import ENGLISH, PORTUGUESE
 from capacity.report.sections import compose
 from capacity.report.writer import Writer
@@ -49,13 +49,13 @@ def run(capsys: pytest.CaptureFixture[str], *told: str) -> str:
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Any]:
     asked = Request(
-        load_model("opt-oss-120b"), load_hardware("dgx300"), Workload(131_072, 1000), Engine(kv_dtype="fp8")
+        load_model("opt-oss-120b"), load_hardware("dgx300"), Workload(131_072, 1000), EngineSpec(kv_dtype="fp8")
     )
-    told = Options("reference", overhead_gib=120, requested_name="opt-oss-120b", hardware_name="dgx300")
-    return figures(asked, Options(**{**_fields(told), "generated_at": MOMENT}))
+    told = ReportOptions("reference", overhead_gib=120, requested_name="opt-oss-120b", hardware_name="dgx300")
+    return figures(asked, ReportOptions(**{**_fields(told), "generated_at": MOMENT}))
 
 
-def _fields(options: Options) -> dict[str, Any]:
+def _fields(options: ReportOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.__dataclass_fields__}
 
 
@@ -290,7 +290,7 @@ def test_marks_of_thousands_and_decimals() -> None:
 @pytest.mark.parametrize("machine", ["dgx300", "ml.g5.xlarge", "cpu"])
 def test_every_family_on_every_kind_of_machine_can_be_reported(model: str, machine: str) -> None:
     asked = Request(load_model(model), load_hardware(machine), Workload(512, 20))
-    found = figures(asked, Options(tpot_s=0.05, node_availability=0.99) if machine != "cpu" else Options())
+    found = figures(asked, ReportOptions(tpot_s=0.05, node_availability=0.99) if machine != "cpu" else ReportOptions())
     for language in ("pt-BR", "en"):
         text = page.render(compose(found, language), Writer(found, language))
         assert "{" not in text[text.index("<main>") :]

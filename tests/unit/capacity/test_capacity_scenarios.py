@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capacity import Engine, InvalidInput, Request, Workload, load_hardware, load_model
+from capacity import EngineSpec, InvalidInput, Request, Workload, load_hardware, load_model
 from capacity.planning.facility import facility, storage_profile
 from capacity.planning.latency import estimate_latency, largest_batch, tokens_of
 from capacity.planning.measurements import MeasuredLatency
@@ -21,7 +21,7 @@ def request(
     model: str, machine: str, context: int, concurrency: int, *, load: dict[str, Any] | None = None, **engine: Any
 ) -> Request:
     return Request(
-        load_model(model), load_hardware(machine), Workload(context, concurrency, **(load or {})), Engine(**engine)
+        load_model(model), load_hardware(machine), Workload(context, concurrency, **(load or {})), EngineSpec(**engine)
     )
 
 
