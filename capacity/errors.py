@@ -1,11 +1,11 @@
-"""What can be wrong with what the capacity model is given.
+"""Errors of the capacity model's inputs.
 
     CapacityError
-    ├── UnknownName        a model, server, dtype or model_type that is not known here; carries the nearest names
+    ├── UnknownName        an unknown model, server, dtype or model_type, with the nearest known names
     ├── InvalidInput       a field is missing, of the wrong type, or out of its range
-    └── BrokenFile         a file can't be read or is not the JSON it should be; carries the line and the column
+    └── BrokenFile         a file that can't be read or is not valid JSON, with line and column
 
-A workload that does not fit is no exception: it is an answer (see `plan.Refusal`).
+A workload that does not fit is a result, not an error (see planning/refusal.py).
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from collections.abc import Iterable
 
 
 class CapacityError(ValueError):
-    """The root. Its text is one line that names the field, the value, the limit and the remedy."""
+    """Base class. The message is one line: the field, the value, the limit and the remedy."""
 
 
 class UnknownName(CapacityError):  # noqa: N818 - named for what happened
-    """A name that nothing here goes by."""
+    """A name that is in no table or catalogue."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str = "") -> None:
-        self.kind = kind
-        self.name = name
         self.nearest = nearest(name, known)
         hint = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
         super().__init__(f"unknown {kind} {name!r}{hint}{'; ' + remedy if remedy else ''}")
 
 
 class InvalidInput(CapacityError):  # noqa: N818
-    """A value that can't be, with the field it was given for."""
+    """A missing value, or one of the wrong type or range, with its field."""
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
@@ -38,7 +36,7 @@ class InvalidInput(CapacityError):  # noqa: N818
 
 
 class BrokenFile(CapacityError):  # noqa: N818
-    """A file that can't be read, or whose JSON breaks at a line and a column."""
+    """A file that can't be read or parsed; a JSON error has its line and column."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -26,7 +26,7 @@ from deploy.errors import DeployError
 from deploy.local.local_command import run_local
 from deploy.spec.artifact_reader import Artifact, read_artifact
 from deploy.spec.deployment import Deployment, Options
-from deploy.spec.instance_plan import Wish, plan_endpoint, plan_serverless
+from deploy.spec.instance_plan import RequestedEndpoint, plan_endpoint, plan_serverless
 from deploy.spec.names import checked_bucket, checked_endpoint, checked_role
 from deploy.state import State, forget_state, read_state, write_state
 
@@ -117,8 +117,10 @@ def _deploy(args: argparse.Namespace, console: Console) -> int:
 def _planned(args: argparse.Namespace, artifact: Artifact) -> tuple[int | None, Plan]:
     """(memory of a serverless container or None, the Plan). Raises Refused."""
     if args.command == "serverless":
-        return plan_serverless(artifact, Wish(args.context, args.concurrency))
-    return None, plan_endpoint(artifact, Wish(args.context, args.concurrency, args.instance_type, args.instances))
+        return plan_serverless(artifact, RequestedEndpoint(args.context, args.concurrency))
+    return None, plan_endpoint(
+        artifact, RequestedEndpoint(args.context, args.concurrency, args.instance_type, args.instances)
+    )
 
 
 def _options(args: argparse.Namespace) -> Options:

@@ -1,31 +1,19 @@
-"""The Plan that the container runs by: made from the settings before anything is loaded, held to what loading took.
+"""The container's Plan: made from the settings before anything is loaded, and checked again with what loading took.
 
-The same function of the capacity model answers `make deploy`, `serve --check`, the boot and the report, so what was
-promised, what is allocated and what requests are counted against are one set of figures.
+`make deploy`, `serve --check`, the boot and the report all ask the same function of the capacity model, so the deployed
+figures, the allocated memory and the admission limits are one set of figures.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
-from capacity import (
-    EngineSpec,
-    Hardware,
-    Measured,
-    Model,
-    Plan,
-    Request,
-    Workload,
-    check,
-    load_hardware,
-    load_model,
-    refuse,
-)
+from capacity import Hardware, Measured, Plan, Request, check, load_hardware, load_model, refuse
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import Device
+from capacity.planning.container import container_request
 from capacity.planning.fixes import largest_concurrency
 from rag.backends.choice import BackendChoice, choose_backend
 from rag.checkpoint import resolve_model
@@ -36,17 +24,8 @@ from rag.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "u8": "u8"}
-# What a session costs: where a deployment was planned with other figures, its number of instances is wrong.
+# What a session takes: where a deployment was planned with other figures, its number of instances is wrong.
 _SESSION_FIGURES = ("context_tokens", "kv_dtype", "weights_dtype", "block_size_tokens", "kv_bytes_per_session")
-# OpenVINO's blocks, which hold as many tokens in windowed layers as in the others (rag/backends/openvino_paged.py).
-_BLOCK_TOKENS = 32
-# What OpenVINO holds beyond weights and KV, as a share of the weights and by layer. Fitted to what
-# `python -m benchmarks.paged memory` saw of one model of 30 layers in float32 on AVX2; why it is held is not known.
-_HELD_SHARE_OF_WEIGHTS = 0.25
-_HELD_BYTES_PER_LAYER = 2 * 2**20
-# And its kernels, made anew for each length of a step: what thousands of requests of mixed lengths came to.
-_KERNEL_BYTES = 64 * 2**20
 
 
 def make_plan(settings: Settings, *, with_retrieval: bool = True) -> Plan:
@@ -68,14 +47,14 @@ def make_plan(settings: Settings, *, with_retrieval: bool = True) -> Plan:
     except CapacityError as error:
         raise InvalidRequest(str(error), field=getattr(error, "field", "LLM")) from error
     if settings.plan and with_retrieval:
-        _hold_to_deployed(settings.plan, verdict.plan)
+        _compare_with_deployed(settings.plan, verdict.plan)
     return verdict.plan
 
 
-def _hold_to_deployed(packed: str, plan: Plan) -> None:
-    """Log where this container's plan is another than the one that its instances were chosen by.
+def _compare_with_deployed(packed: str, plan: Plan) -> None:
+    """Log the differences between this container's plan and the one that its instances were chosen by.
 
-    Nothing is refused for it: the plan made here has just been checked against the machine that is really there.
+    They are no reason to refuse: the plan made here has just been checked against the real machine.
     """
     try:
         deployed = Plan.unpack(packed)
@@ -91,10 +70,8 @@ def _hold_to_deployed(packed: str, plan: Plan) -> None:
 
 
 def recheck(settings: Settings, plan: Plan, measured: Measured, *, with_retrieval: bool = True) -> Plan:
-    """`plan` again, by the same function, with what loading really took. Raises DoesNotFit where it no longer fits."""
-    request = _request(settings, with_retrieval)
-    engine = replace(request.engine, measured=measured)
-    request = replace(request, engine=engine).with_changes(concurrency=plan.concurrency)
+    """`plan` again, with what loading measured. Raises DoesNotFit where it no longer fits."""
+    request = _request(settings, with_retrieval).with_changes(measured=measured, concurrency=plan.concurrency)
     verdict = check(request)
     if not verdict.fits:
         raise DoesNotFit(refuse(request, verdict).to_json())
@@ -103,51 +80,32 @@ def recheck(settings: Settings, plan: Plan, measured: Measured, *, with_retrieva
 
 def planned_backend(settings: Settings) -> BackendChoice:
     """The backend that the plan for these settings counts on."""
-    return choose_backend(settings, _model(settings), on_cpu=_hardware(settings).is_cpu)
-
-
-def _model(settings: Settings) -> Model:
     model = load_model(str(resolve_model(settings.llm)))
-    # What int8 weights spare is held in DTYPE, whatever the file has.
-    return replace(model, dtype=settings.dtype) if settings.weights else model
+    return choose_backend(settings, model, on_cpu=_hardware(settings).is_cpu)
 
 
 def _request(settings: Settings, with_retrieval: bool) -> Request:
-    model, hardware = _model(settings), _hardware(settings)
-    paged = choose_backend(settings, model, on_cpu=hardware.is_cpu).name == "openvino"
-    context = settings.context or model.max_context_tokens or 2048
-    dtype = _DTYPES[settings.dtype]
-    workload = Workload(
-        context_tokens=context,
+    model, hardware = load_model(str(resolve_model(settings.llm))), _hardware(settings)
+    request = container_request(
+        model,
+        hardware,
+        context_tokens=settings.context,
         concurrency=settings.sessions,
-        encoder_tokens=0,  # an encoder's prompt shares the slot with the answer (torch_t5)
-    )
-    if with_retrieval:
-        index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
-        workload = replace(
-            workload,
-            embedder_bytes=embedder_bytes(settings),
-            vectors=index.passages,
-            dimensions=index.dimension,
-            index_factory=index.factory,
-        )
-    engine = EngineSpec(
-        kv_slots=not paged,
-        block_size_tokens=_BLOCK_TOKENS,
-        hybrid_allocator=False,
-        kv_dtype=_DTYPES[settings.kv_dtype or settings.dtype],
-        weights_dtype=settings.weights or (None if model.quantization or model.dtype == settings.dtype else dtype),
         max_batch_tokens=settings.max_batch_tokens,
-        max_sequences=settings.sessions,
-        instances=1,
-        tensor_parallel=1,
+        dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
+        weights=settings.weights,
+        block_size_tokens=choose_backend(settings, model, on_cpu=hardware.is_cpu).block_size_tokens,
     )
-    request = Request(model, hardware, workload, engine)
-    if not paged:
+    if not with_retrieval:
         return request
-    weights_bytes = check(request).plan.need_bytes["weights"]
-    held_bytes = round(weights_bytes * _HELD_SHARE_OF_WEIGHTS) + len(model.layers) * _HELD_BYTES_PER_LAYER
-    return request.with_changes(reserve_bytes=held_bytes + _KERNEL_BYTES)
+    index = read_manifest(Path(settings.index), files=())  # its files are verified when they are loaded
+    return request.with_changes(
+        embedder_bytes=embedder_bytes(settings),
+        vectors=index.passages,
+        dimensions=index.dimension,
+        index_factory=index.factory,
+    )
 
 
 def embedder_bytes(settings: Settings) -> int:

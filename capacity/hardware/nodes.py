@@ -54,20 +54,20 @@ _WIDER = {
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars an hour of one machine, with where and when it was read; `kind` is sagemaker or ec2."""
+    """US dollars an hour of one machine, by region and date; `kind` is sagemaker, or given for a user's own file."""
 
     usd_per_hour: float
     kind: str
     region: str
     as_of: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """One node: `devices` cards of one kind, and what the node itself is.
 
-    `kind` is server, instance, gpu, cpu or custom. Facility figures and price are None where not known.
+    `kind` is server, instance, gpu, cpu or custom. Facility figures and price are None where not known. `local_disk`:
+    a SageMaker type with instance store volumes, which takes no EBS volume.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Hardware:
     price: Price | None = None
     price_note: str = ""
     notes: str = ""
+    local_disk: bool = False
 
     @property
     def is_cpu(self) -> bool:
@@ -251,7 +252,7 @@ def _device(gpu: Mapping[str, Any]) -> Device:
 def _from_server(server: Mapping[str, Any], device: Device, kind: str) -> Hardware:
     ram, power = server.get("system_ram_gb"), server.get("power_kw_max")
     usd = server.get("usd_per_hour")
-    price = Price(float(usd), "given", "", "", server["source"]) if usd else None
+    price = Price(float(usd), "given", "", "") if usd else None
     return Hardware(
         name=server["name"],
         kind=kind,
@@ -275,9 +276,9 @@ def _from_instance(instance: Mapping[str, Any]) -> Hardware:
     else:
         device = Device("cpu", "cpu", ram, ram, None, {}, None, instance["source"], instance["confidence"])
     price, note = None, ""
-    told = instance.get("sagemaker_usd_hour")
-    if told:
-        price = Price(told["value"], "sagemaker", told["region"], told["as_of"], told["source"])
+    listed = instance.get("sagemaker_usd_hour")
+    if listed:
+        price = Price(listed["value"], "sagemaker", listed["region"], listed["as_of"])
     else:
         estimate = instance.get("sagemaker_usd_hour_estimate")
         note = "no SageMaker price known"
@@ -295,4 +296,5 @@ def _from_instance(instance: Mapping[str, Any]) -> Hardware:
         price=price,
         price_note=note,
         notes=instance.get("notes", ""),
+        local_disk=instance["local_disk"],
     )

@@ -116,6 +116,8 @@ def problems_of_instance(raw: Any) -> list[str]:
     found += _number(raw, "ram_gib", 0.5, 100_000) + _whole(raw, "gpu_count", 0, 64)
     if not found and not str(raw["name"]).startswith("ml."):
         found.append(f"name: {raw['name']!r} is no SageMaker type; they begin with ml.")
+    if not isinstance(raw.get("local_disk"), bool):
+        found.append(f"local_disk: {raw.get('local_disk')!r} is neither true nor false")
     gpu = raw.get("gpu")
     if bool(raw.get("gpu_count")) != bool(gpu):
         found.append(f"gpu: {gpu!r} with gpu_count {raw.get('gpu_count')}")

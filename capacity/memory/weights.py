@@ -9,7 +9,7 @@ from fractions import Fraction
 from capacity.memory.allocation import Held, rank_rounding_bytes
 from capacity.memory.kv import ceil_fraction
 from capacity.model.model import Model, PartGroup
-from capacity.precision import WeightFormat, element_bytes, is_plain, weight_format
+from capacity.precision import WeightFormat, element_bytes, weight_format
 from capacity.units import ceil_div, round_up
 
 # A kernel pads the inner sides of MXFP4 experts to whole multiples of this.
@@ -139,7 +139,7 @@ def _unloaded(model: Model) -> tuple[int, bool]:
 def _bytes(model: Model, group: PartGroup, elements: int, plain: int, requantized: WeightFormat | None) -> Fraction:
     """Bytes of so many elements of one part, as published or requantised; biases keep the model's dtype."""
     usual = element_bytes(model.dtype)
-    if requantized is not None and is_plain(requantized):
+    if requantized is not None and requantized.scope == "all":
         return (elements + plain) * requantized.bytes_per_parameter
     if requantized is not None:
         covered = group.part.role == "expert" or (group.part.role == "linear" and requantized.scope == "linear")
@@ -195,7 +195,7 @@ def _tensors(model: Model, group: PartGroup, count: int, elements: int, requanti
     known (MXFP4, NVFP4, blocks of fp8 with their scales)."""
     published = model.quantization.weights if group.quantized and model.quantization else None
     linear = group.part.role in ("linear", "expert")
-    weights = published if requantized is None else requantized if linear or is_plain(requantized) else None
+    weights = published if requantized is None else requantized if linear or requantized.scope == "all" else None
     known = weights is None or weights.name in ("fp32", "fp16", "bf16", "fp8")
     repacked = weights is not None and weights.name.startswith("int")
     if repacked and weights is not None:  # codes apart from scales, which are small tensors of their own

@@ -1,4 +1,4 @@
-"""A language model, as sizing needs it: layers, parameters and checkpoint, from a name, a folder or a hub id."""
+"""A language model as sizing needs it: layers, parameters and checkpoint, by name, folder or hub id."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class PartGroup:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's shape and weights. `dtype` is that of its activations and of what quantisation spares.
+    """A model's shape and weights. `dtype` is that of activations and of weights that are not quantised.
 
-    `checkpoint` is None where no file tells the bytes; weights are then estimated by formula and labelled so.
-    `confidence` is the catalogue's word for how the configuration is known (read, derived, recalled), "read" for files.
+    `checkpoint` is None where no file gives the bytes; weights are then estimated by formula and labelled so.
+    `confidence` is how the configuration is known: the catalogue's read, derived or recalled; "read" for files.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Model:
     max_context_tokens: int | None
     source: str
     confidence: str = "read"
-    notes: str = ""
 
     @functools.cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -56,7 +55,7 @@ class Model:
 
     @functools.cached_property
     def groups(self) -> tuple[PartGroup, ...]:
-        """The parts, equal ones of equal storage counted together: a few dozen instead of a few thousand."""
+        """The parts, those of equal shape and storage merged: a few dozen instead of a few thousand."""
         layers: dict[tuple[Part, bool], list[int | None]] = {}
         for part in self.parts:
             covered = self.quantization is not None and self.quantization.covers(part.name, part.role, part.layer)
@@ -95,7 +94,7 @@ class Model:
 
     @property
     def kv_dtype(self) -> str:
-        """The KV format that an engine takes when told nothing: the model's own dtype."""
+        """The KV format where none is requested: the model's own dtype."""
         return kv_format(self.dtype).name
 
 
@@ -106,11 +105,10 @@ def model_from_config(
     checkpoint: Checkpoint | None = None,
     source: str = "config.json",
     confidence: str = "read",
-    notes: str = "",
 ) -> Model:
-    """The model that a config.json describes; raises UnknownName or InvalidInput for what it can't be told from."""
+    """The model that a config.json describes; raises UnknownName or InvalidInput where it can't."""
     try:
-        model = _parsed(raw, name, checkpoint, source, confidence, notes)
+        model = _parsed(raw, name, checkpoint, source, confidence)
         counted = model.parameters.total
     except CapacityError:
         raise
@@ -121,13 +119,11 @@ def model_from_config(
     return model
 
 
-def _parsed(
-    raw: Mapping[str, Any], name: str, checkpoint: Checkpoint | None, source: str, confidence: str, notes: str
-) -> Model:
+def _parsed(raw: Mapping[str, Any], name: str, checkpoint: Checkpoint | None, source: str, confidence: str) -> Model:
     config = Config(raw, source)
-    told = config.top("dtype")
-    if told is None and checkpoint is not None and checkpoint.dtypes:
-        told = _DTYPE_OF_HEADER.get(max(checkpoint.dtypes, key=lambda item: item[1])[0])
+    dtype = config.top("dtype")
+    if dtype is None and checkpoint is not None and checkpoint.dtypes:
+        dtype = _DTYPE_OF_HEADER.get(max(checkpoint.dtypes, key=lambda item: item[1])[0])
     limit = config.get("max_position_embeddings")
     # T5's relative positions set no limit of their own; n_positions is only what it was trained on.
     bounded = isinstance(limit, int) and limit > 0 and config.family.attention != "t5"
@@ -138,13 +134,12 @@ def _parsed(
         name=name,
         config=config,
         layers=layers_of(config),
-        dtype=dtype_name(str(told or "float32")),
+        dtype=dtype_name(str(dtype or "float32")),
         quantization=quantization_of(config.top("quantization_config")),
         checkpoint=checkpoint,
         max_context_tokens=limit if bounded else None,
         source=source,
         confidence=confidence,
-        notes=notes,
     )
 
 
@@ -169,7 +164,7 @@ def load_model(reference: str) -> Model:
             return _from_folder(folder, folder.resolve().name)
         if folder.is_dir():
             raise BrokenFile(f"{folder}: no config.json in this folder")
-    except (OSError, RuntimeError) as error:  # a name too long for a path, or one with a home that does not exist
+    except (OSError, RuntimeError) as error:  # a name too long for a path, or ~user of an unknown user
         raise UnknownName("model", reference[:120], model_names()) from error
     except ValueError as error:
         if isinstance(error, BrokenFile | InvalidInput | UnknownName):
@@ -182,7 +177,7 @@ def load_model(reference: str) -> Model:
 
 
 def model_names() -> list[str]:
-    """Every name and alias that the catalogue knows."""
+    """Every model name and alias of the catalogue."""
     models = document("models")
     return sorted([entry["name"] for entry in models["models"]] + list(models["aliases"]))
 
@@ -215,7 +210,6 @@ def _from_catalogue(entry: Mapping[str, Any]) -> Model:
         checkpoint=checkpoint,
         source=f"catalogue: {entry['source']}",
         confidence=entry["confidence"],
-        notes=entry.get("notes", ""),
     )
 
 

@@ -328,25 +328,22 @@ def _t5(config: Config) -> list[Part]:
 
 @dataclass(frozen=True, slots=True)
 class ParameterCount:
-    """All parameters in the files, and those that one token's forward pass touches (embedding rows left out)."""
+    """All parameters in the files, and those that a token's forward pass multiplies (embedding rows left out)."""
 
     total: int
     active: int
-    embedding: int
 
 
 def count_parameters(config: Config) -> ParameterCount:
     """The totals of `config`; `active` counts experts_per_token of the routed experts and no embedding table."""
-    total = active = embedding = 0
+    total = active = 0
     share = 1.0
     if config.get("num_experts"):
         share = config.integer("experts_per_token") / config.integer("num_experts")
     for part in parts_of(config):
         total += part.total_elements
-        if part.role == "embedding":
-            embedding += part.elements
-        elif part.loaded and part.role != "vision":
+        if part.loaded and part.role not in ("embedding", "vision"):
             active += round(part.total_elements * share) if part.role == "expert" else part.total_elements
     if config.top("tie_word_embeddings"):
         active += config.integer("vocab_size") * config.integer("hidden_size")  # the tied table is also the head
-    return ParameterCount(total, active, embedding)
+    return ParameterCount(total, active)

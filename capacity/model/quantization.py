@@ -1,4 +1,4 @@
-"""What a checkpoint's quantization_config says: bytes a parameter, and which parts it spares."""
+"""A checkpoint's quantization_config: bytes a parameter, and the parts that are not quantised."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ _PREFIXES = ("model.layers", "model.language_model.layers", "language_model.mode
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """A published checkpoint's format: `weights` for what it covers, the model's dtype for what `spared` names.
+    """A published checkpoint's format: `weights` for the parts it covers, the model's dtype for those in `excluded`.
 
-    `spared` are patterns over names such as model.layers.3.self_attn.q_proj: exact, glob, or a regular expression
-    after "re:". `head` is whether the output head is quantised too.
+    `excluded` are patterns over names such as model.layers.3.self_attn.q_proj: exact, glob, or a regular expression
+    after "re:".
     """
 
-    method: str
     weights: WeightFormat
-    spared: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
     def covers(self, name: str, role: str, layer: int | None) -> bool:
         """Whether the part `name` (within its layer) of `role` is stored in the quantised format."""
@@ -35,7 +34,7 @@ class Quantization:
             return False
         for prefix in _PREFIXES:
             whole = f"{prefix}.{layer}.{name}"
-            if any(_matches(pattern, whole) for pattern in self.spared):
+            if any(_matches(pattern, whole) for pattern in self.excluded):
                 return False
         return True
 
@@ -43,7 +42,7 @@ class Quantization:
 def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith("re:"):
         try:
-            # An expert's own projections lie below the part's name, so a pattern may want more than it.
+            # A pattern may name an expert's own projection, which is below the part's name.
             return re.match(pattern[3:], name) is not None or re.match(pattern[3:], f"{name}.0.down_proj") is not None
         except re.error:
             return False
@@ -62,8 +61,8 @@ def quantization_of(config: Any) -> Quantization | None:
     reader = _READERS.get(method)
     if reader is None:
         raise UnknownName("quant_method", method or "(none given)", _READERS)
-    spared = config.get("modules_to_not_convert") or config.get("ignore") or config.get("exclude_modules") or ()
-    return Quantization(method, reader(config), tuple(str(pattern) for pattern in spared))
+    excluded = config.get("modules_to_not_convert") or config.get("ignore") or config.get("exclude_modules") or ()
+    return Quantization(reader(config), tuple(str(pattern) for pattern in excluded))
 
 
 def _grouped(bits: int, group: int, zero_points: bool = True) -> Fraction:
@@ -77,7 +76,7 @@ def _fp8(config: Mapping[str, Any]) -> WeightFormat:
     if not block:
         return weight_format("fp8")
     rows, columns = (int(size) for size in block)
-    return WeightFormat("fp8_block", 1 + Fraction(4, rows * columns), minimum_compute_capability=8.9)
+    return WeightFormat("fp8_block", 1 + Fraction(4, rows * columns))
 
 
 def _integer(config: Mapping[str, Any]) -> WeightFormat:
@@ -95,7 +94,7 @@ def _bitsandbytes(config: Mapping[str, Any]) -> WeightFormat:
 def _compressed_tensors(config: Mapping[str, Any]) -> WeightFormat:
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
-        raise InvalidInput("quantization_config.config_groups", "missing: compressed-tensors says its formats there")
+        raise InvalidInput("quantization_config.config_groups", "missing; compressed-tensors lists its formats there")
     weights = next(iter(groups.values())).get("weights") or {}
     bits, kind = int(weights.get("num_bits", 8)), str(weights.get("type", "int"))
     group = int(weights.get("group_size") or 0)
@@ -108,8 +107,8 @@ def _compressed_tensors(config: Mapping[str, Any]) -> WeightFormat:
 
 def _modelopt(config: Mapping[str, Any]) -> WeightFormat:
     nested = config.get("quantization")
-    told = nested if isinstance(nested, Mapping) else config
-    algorithm = str(told.get("quant_algo", "")).upper()
+    settings = nested if isinstance(nested, Mapping) else config
+    algorithm = str(settings.get("quant_algo", "")).upper()
     formats = {
         "FP8": "fp8",
         "FP8_PER_CHANNEL_PER_TOKEN": "fp8",

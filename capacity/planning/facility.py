@@ -1,4 +1,4 @@
-"""What nodes need and cost: rack, power, heat, storage, warm-up and money. None where nothing is known."""
+"""Facility figures and cost of nodes: rack, power, heat, storage, warm-up, price. None where not known."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from capacity.model.model import Model
 from capacity.precision import weight_format
 from capacity.units import GB, GIB
 
-# Share of the nameplate power that a busy inference node draws: memory-bound decode leaves arithmetic waiting.
+# Share of the nameplate power that a busy inference node draws: decode is memory-bound, so arithmetic units idle.
 EXPECTED_POWER_SHARE = 0.75
 _BTU_PER_WH = 3.412142
 HOURS_PER_MONTH = 730
-# Compiled kernels, captured graphs and tokenisers that a node keeps on disk, beside the weights.
+# Disk space of compiled kernels, captured graphs and tokenizers, beside the weights.
 _RUNTIME_CACHE_BYTES = 20 * GIB
 _LOG_BYTES_PER_REQUEST = 2_000
 # Days that logs are kept, by scenario.
@@ -25,7 +25,7 @@ RETENTION_DAYS = {"minimum": 7, "recommended": 30, "ideal": 90}
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes a node keeps (weights, runtime cache) and bytes of logs kept for all nodes together."""
+    """Disk bytes: weights and runtime cache per node, logs of all nodes together."""
 
     weights_bytes: int
     runtime_cache_bytes: int
@@ -39,7 +39,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Facility:
-    """Figures of one scenario's nodes. `nameplate_w` is the most they draw, `expected_w` what is likely."""
+    """Figures of one scenario's nodes. `nameplate_w` is their maximum power, `expected_w` the likely one."""
 
     nodes: int
     rack_units: float | None
@@ -48,7 +48,6 @@ class Facility:
     heat_btu_per_hour: float | None
     storage: Storage
     warm_up_s: float
-    storage_profile: str
     usd_per_hour: float | None
     usd_per_month: float | None
     usd_per_1k_requests: float | None
@@ -57,11 +56,10 @@ class Facility:
 
 @dataclass(frozen=True, slots=True)
 class StorageProfile:
-    """What weights are read from: bytes per second, IOPS, and the 99th percentile of a read in milliseconds."""
+    """A disk that weights are read from: bytes per second, and the 99th percentile of a read in milliseconds."""
 
     name: str
     read_bytes_per_s: float
-    read_iops: float
     read_p99_ms: float | None
 
 
@@ -70,7 +68,7 @@ def storage_profile(name: str = "profile_default") -> StorageProfile:
     profiles = document("storage")["profiles"]
     for profile in profiles:
         if profile["name"] == name:
-            return StorageProfile(name, profile["read_gb_s"] * GB, profile["read_iops"], profile.get("read_p99_ms"))
+            return StorageProfile(name, profile["read_gb_s"] * GB, profile.get("read_p99_ms"))
     raise UnknownName("storage profile", name, [profile["name"] for profile in profiles])
 
 
@@ -98,7 +96,6 @@ def facility(
         heat_btu_per_hour=heat * nodes if heat else None,
         storage=Storage(weights, _RUNTIME_CACHE_BYTES, logs, days),
         warm_up_s=weights / profile.read_bytes_per_s,
-        storage_profile=profile.name,
         usd_per_hour=hourly,
         usd_per_month=hourly * HOURS_PER_MONTH if hourly else None,
         usd_per_1k_requests=hourly / (requests_per_s * 3.6) if hourly and requests_per_s else None,

@@ -44,11 +44,6 @@ class Latency:
     output_tokens: int
 
     @property
-    def tokens_per_s(self) -> float:
-        """Tokens a second of one replica at this batch."""
-        return self.batch / self.tpot_s
-
-    @property
     def request_s(self) -> float:
         """Time from the question to the last token of the answer."""
         return self.ttft_s + (self.output_tokens - 1) * self.tpot_s

@@ -90,7 +90,6 @@ class Sizing:
     request: Request
     method: str
     tensor_parallel: int
-    overhead_per_node_bytes: int
     scenarios: tuple[Scenario, ...]
 
     def named(self, name: str) -> Scenario:
@@ -137,7 +136,7 @@ def _reference(
         budget = int((node - overhead) * Fraction(str(policy.ratio)))
         found.append(_scenario(request, name, policy, each, node, overhead, budget, budget // each, node_availability))
     ranks = tensor_parallel_choices(request)[-1]  # memory pooled over the node is one replica as wide as it goes
-    return Sizing(request, REFERENCE, ranks, overhead, tuple(found))
+    return Sizing(request, REFERENCE, ranks, tuple(found))
 
 
 def _exact(request: Request, policies: Mapping[str, Policy], node_availability: float | None) -> Sizing:
@@ -171,7 +170,7 @@ def _exact_at(request: Request, ranks: int, policies: Mapping[str, Policy], node
         found.append(
             _scenario(request, name, policy, each, node, overhead, budget, fitting * replicas, node_availability)
         )
-    return Sizing(request, EXACT, ranks, overhead, tuple(found))
+    return Sizing(request, EXACT, ranks, tuple(found))
 
 
 def _scenario(

@@ -33,11 +33,10 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a head. `key_column` makes the first cell its row's heading; `wide` is for small print."""
+    """Rows under a head; a row's first cell is its heading. `wide` tables are set in a smaller font."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    key_column: bool = True
     wide: bool = False
 
 

@@ -116,7 +116,7 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in table.head)
     rows = []
     for row in table.rows:
-        first = f'<th scope="row">{_inline(row[0])}</th>' if table.key_column else f"<td>{_inline(row[0])}</td>"
+        first = f'<th scope="row">{_inline(row[0])}</th>'
         rows.append(f"<tr>{first}{''.join(f'<td>{_inline(cell)}</td>' for cell in row[1:])}</tr>")
     marks = [name for name, on in (("wide", table.wide), ("whole", len(table.rows) <= _KEPT_ROWS)) if on]
     return f'<table class="{" ".join(marks)}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

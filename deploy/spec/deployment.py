@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from capacity import Plan
-from capacity.hardware.nodes import load_hardware
+from capacity import Hardware, Plan, load_hardware
 from capacity.units import GIB, ceil_div
 from deploy.account import Call
 from deploy.errors import WrongOption
@@ -19,7 +18,6 @@ _READ_BYTES_PER_S = 125e6
 # Starting Python and importing the libraries, before any weight is read.
 _IMPORTS_S = 120
 _SHORTEST_S, _LONGEST_S = 60, 3600
-_LOCAL_DISKS = ("g4dn", "g5", "g6", "g6e", "g7", "g7e", "p4d", "p4de", "p5", "p5e", "p5en", "p6-b200", "p6-b300")
 _DEFAULT_VOLUME_GB, _LARGEST_VOLUME_GB = 30, 512
 # Per CUDA toolkit version, the AMI with the oldest driver that runs its code.
 _AMI = (
@@ -119,7 +117,7 @@ class Deployment:
         content: dict[str, Any] = {"ProductionVariants": [self._variant()]}
         if self.options.capture_percent:
             content["DataCaptureConfig"] = self._capture()
-        if self.options.kms_key and not _has_local_disk(self.plan.instance_type or ""):
+        if self.options.kms_key and not self._hardware.local_disk:
             content["KmsKeyId"] = self.options.kms_key
         name = hashed(self.endpoint, content)
         return Call("sagemaker", "create_endpoint_config", {"EndpointConfigName": name, **content})
@@ -162,22 +160,26 @@ class Deployment:
         """All calls for a new endpoint, in order."""
         return [self.create_model(), self.create_config(), *alarms, self.create_endpoint(), *scaling]
 
+    @property
+    def _hardware(self) -> Hardware:
+        """The instance type in the catalogue; raises UnknownName for one that is not there."""
+        return load_hardware(str(self.plan.instance_type))
+
     def _variant(self) -> dict[str, Any]:
         common: dict[str, Any] = {"VariantName": VARIANT, "ModelName": self.model_name}
         if self.serverless_mb:
             sessions = min(200, max(1, self.plan.concurrency))
             return common | {"ServerlessConfig": {"MemorySizeInMB": self.serverless_mb, "MaxConcurrency": sessions}}
-        instance_type = str(self.plan.instance_type)
         variant = common | {
-            "InstanceType": instance_type,
+            "InstanceType": self.plan.instance_type,
             "InitialInstanceCount": self.plan.instances,
             "ContainerStartupHealthCheckTimeoutInSeconds": self.start_up_timeout_s,
             "ModelDataDownloadTimeoutInSeconds": self.download_timeout_s,
             "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
         }
-        if not load_hardware(instance_type).is_cpu:
+        if not self._hardware.is_cpu:
             variant["InferenceAmiVersion"] = ami_version(self.options.cuda)
-        if not _has_local_disk(instance_type):
+        if not self._hardware.local_disk:
             wanted = ceil_div(2 * self.model_bytes, GIB) + _DEFAULT_VOLUME_GB
             variant["VolumeSizeInGB"] = min(_LARGEST_VOLUME_GB, wanted)
         return variant
@@ -228,11 +230,6 @@ def ami_version(cuda: str) -> str:
         if (major, minor) <= newest:
             return name
     raise WrongOption(f"CUDA {cuda}: no driver image of SageMaker runs it", "Build the image with CUDA 13 or older.")
-
-
-def _has_local_disk(instance_type: str) -> bool:
-    family = instance_type.removeprefix("ml.").rpartition(".")[0]
-    return family in _LOCAL_DISKS or family.endswith(("5d", "6d", "gd"))
 
 
 def _clamped(seconds: float) -> int:

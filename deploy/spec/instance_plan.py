@@ -1,7 +1,7 @@
-"""An artifact and a workload → the Plan that is deployed, made before AWS is asked anything.
+"""The Plan to deploy, made from an artifact and the requested endpoint before any call to AWS.
 
-The request is the one that the container makes of the same settings when it boots, so both come to one Plan: one device
-an engine, one engine an instance, its blocks as the artifact's own plan has them.
+Its request is built by the function that builds the container's at boot (capacity/planning/container.py), so both get
+the same Plan: one engine an instance, one device an engine, KV blocks as in the artifact's own plan.
 """
 
 from __future__ import annotations
@@ -9,37 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from capacity import (
-    EngineSpec,
-    Hardware,
-    Model,
-    Plan,
-    Request,
-    Workload,
-    check,
-    load_hardware,
-    load_model,
-    make_plan,
-    refuse,
-)
+from capacity import Hardware, Plan, Request, check, load_hardware, load_model, make_plan, refuse
 from capacity.commands import refusal_text
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import instance_types, this_machine
+from capacity.planning.container import container_request
 from capacity.units import GIB, MIB, ceil_div
 from deploy.errors import Refused, WrongOption
 from deploy.spec.artifact_reader import Artifact
 
-# What the container takes where neither the artifact nor the command says anything.
+# The container's defaults (rag/settings.py), where neither the artifact nor the command sets a value.
 _CONTEXT, _CONCURRENCY, _DTYPE = 1024, 16, "float32"
-_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-# Above this an answer from a CPU takes longer than anyone waits, so a GPU is chosen where none is named.
+# Above this a CPU is too slow for interactive answers, so a GPU is chosen where no type is named.
 _MOST_CPU_WEIGHTS_BYTES = 2 * GIB
 _SERVERLESS_MB = (1024, 2048, 3072, 4096, 5120, 6144)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked for; None leaves it to the artifact's settings and the plan. `concurrency` is the endpoint's."""
+class RequestedEndpoint:
+    """The command's options; None leaves the choice to the artifact's settings and the plan. `concurrency` is the
+    whole endpoint's.
+    """
 
     context_tokens: int | None = None
     concurrency: int | None = None
@@ -47,18 +37,18 @@ class Wish:
     instances: int | None = None
 
 
-def plan_endpoint(artifact: Artifact, wish: Wish) -> Plan:
-    """The Plan on instances: the type named, or the artifact's, or the cheapest of the catalogue that holds it.
+def plan_endpoint(artifact: Artifact, requested: RequestedEndpoint) -> Plan:
+    """The Plan on instances of the type named, else the artifact's, else the cheapest of the catalogue that fits.
 
     Raises Refused with the fixes where it does not fit, WrongOption where a name or a number is wrong.
     """
     try:
-        named = wish.instance_type or artifact.plan.instance_type
+        named = requested.instance_type or artifact.plan.instance_type
         if named is not None:
-            return _fitting(_request(artifact, wish, load_hardware(named)), wish.instances)
+            return _fitting(_request(artifact, requested, load_hardware(named)), requested.instances)
         best: tuple[tuple[float, int], Plan] | None = None
         for hardware in _candidates(artifact):
-            verdict = make_plan(replace_instances(_request(artifact, wish, hardware), wish.instances))
+            verdict = make_plan(_request(artifact, requested, hardware).with_changes(instances=requested.instances))
             unknown = 0.0 if hardware.is_cpu else float("inf")  # no CPU type has a price: the smallest is taken
             price = hardware.price.usd_per_hour if hardware.price else unknown
             rank = (price * verdict.plan.instances, (hardware.ram_bytes or 0) * verdict.plan.instances)
@@ -66,28 +56,24 @@ def plan_endpoint(artifact: Artifact, wish: Wish) -> Plan:
                 best = rank, verdict.plan
         if best is None:
             largest = max(_candidates(artifact), key=lambda hardware: hardware.device.memory_bytes)
-            return _fitting(_request(artifact, wish, largest), wish.instances)
-        return _fitting(_request(artifact, wish, load_hardware(best[1].hardware)), wish.instances)
+            return _fitting(_request(artifact, requested, largest), requested.instances)
+        return _fitting(_request(artifact, requested, load_hardware(best[1].hardware)), requested.instances)
     except CapacityError as error:
         raise WrongOption(str(error)) from error
 
 
-def plan_serverless(artifact: Artifact, wish: Wish) -> tuple[int, Plan]:
-    """(memory in MB, the Plan) of the smallest serverless container that holds it. Raises as plan_endpoint does."""
+def plan_serverless(artifact: Artifact, requested: RequestedEndpoint) -> tuple[int, Plan]:
+    """(memory in MB, the Plan) of the smallest serverless container that fits. Raises as plan_endpoint does."""
     try:
         for memory_mb in _SERVERLESS_MB:
             hardware = replace(this_machine(memory_mb * MIB), name=f"serverless {memory_mb} MB")
-            request = replace_instances(_request(artifact, wish, hardware), 1)
-            if check(request).fits:
-                return memory_mb, check(request).plan
-        raise Refused(refusal_text(refuse(request, check(request))))
+            request = _request(artifact, requested, hardware).with_changes(instances=1)
+            verdict = check(request)
+            if verdict.fits:
+                return memory_mb, verdict.plan
+        raise Refused(refusal_text(refuse(request, verdict)))
     except CapacityError as error:
         raise WrongOption(str(error)) from error
-
-
-def replace_instances(request: Request, instances: int | None) -> Request:
-    """`request` held to a number of instances, or free to choose."""
-    return replace(request, engine=replace(request.engine, instances=instances))
 
 
 def sessions_per_instance(plan: Plan) -> int:
@@ -96,69 +82,45 @@ def sessions_per_instance(plan: Plan) -> int:
 
 
 def _fitting(request: Request, instances: int | None) -> Plan:
-    verdict = make_plan(replace_instances(request, instances))
+    request = request.with_changes(instances=instances)
+    verdict = make_plan(request)
     if not verdict.fits:
-        raise Refused(refusal_text(refuse(replace_instances(request, instances), verdict)))
-    # Again at the number found, with the sequences that each instance's engine is then set to.
-    share = sessions_per_instance(verdict.plan)
-    engine = replace(request.engine, instances=verdict.plan.instances, max_sequences=share)
-    return check(replace(request, engine=engine)).plan
+        raise Refused(refusal_text(refuse(request, verdict)))
+    # Checked again at that number of instances, with the sequences that each instance's engine is then set to.
+    plan = verdict.plan
+    return check(request.with_changes(instances=plan.instances, max_sequences=sessions_per_instance(plan))).plan
 
 
-def _request(artifact: Artifact, wish: Wish, hardware: Hardware) -> Request:
-    model = load_model(str(artifact.llm))
-    settings = artifact.settings
-    if "WEIGHTS" in settings:  # what int8 weights spare is held in DTYPE, whatever the file has
-        model = replace(model, dtype=settings.get("DTYPE", _DTYPE))
-    context = wish.context_tokens or int(settings.get("CONTEXT", _CONTEXT)) or model.max_context_tokens or 2048
-    told = settings.get("CONCURRENCY", "auto")
-    concurrency = wish.concurrency or (int(told) if told != "auto" else _CONCURRENCY)
-    vectors, dimensions, factory = artifact.index()
-    workload = Workload(
-        context_tokens=context,
-        concurrency=concurrency,
-        encoder_tokens=0,
-        embedder_bytes=artifact.embedder_bytes,
-        vectors=vectors,
-        dimensions=dimensions,
-        index_factory=factory,
-    )
-    # The container's engine computes on one device, however many an instance has.
-    return Request(model, replace(hardware, devices=1), workload, _engine(artifact, hardware, model, concurrency))
-
-
-def _engine(artifact: Artifact, hardware: Hardware, model: Model, sequences: int) -> EngineSpec:
-    """The engine as the container sets it up: as the artifact's own plan has it, made by the container's code.
-
-    That plan may be for the other kind of machine: a GPU then has slots in DTYPE, a CPU needs another plan.
-    """
-    planned, slots, reserve_bytes = artifact.plan, True, 0
-    dtype = _FORMATS[artifact.settings.get("DTYPE", _DTYPE)]
-    kv_dtype, weights_dtype = dtype, None if model.quantization or _FORMATS.get(model.dtype) == dtype else dtype
-    if _is_cpu(planned) == hardware.is_cpu:
-        slots = planned.block_size_tokens == planned.context_tokens
-        kv_dtype, weights_dtype = planned.kv_dtype, planned.weights_dtype
-        reserve_bytes = planned.need_bytes["reserve"]  # of the model alone, on whatever machine of this kind
-    elif hardware.is_cpu:
+def _request(artifact: Artifact, requested: RequestedEndpoint, hardware: Hardware) -> Request:
+    """The request that the container makes when it boots with this artifact on one instance of this hardware."""
+    planned, settings = artifact.plan, artifact.settings
+    # WEIGHTS, KV_DTYPE and blocks are OpenVINO's, which runs on CPUs only: valid for the kind of machine planned for.
+    same_kind = _is_cpu(planned) == hardware.is_cpu
+    if hardware.is_cpu and not same_kind:
         raise WrongOption(
             f"the artifact was planned for {planned.hardware}, and {hardware.name} has no GPU",
             f"Make it again: make artifact HARDWARE={hardware.name}.",
         )
-    return EngineSpec(
-        kv_slots=slots,
-        block_size_tokens=16 if slots else planned.block_size_tokens,
-        hybrid_allocator=False,
-        kv_dtype=kv_dtype,
-        weights_dtype=weights_dtype,
+    paged = same_kind and planned.block_size_tokens != planned.context_tokens
+    sessions = settings.get("CONCURRENCY", "auto")
+    vectors, dimensions, factory = artifact.index()
+    return container_request(
+        load_model(str(artifact.llm)),
+        hardware,
+        context_tokens=requested.context_tokens or int(settings.get("CONTEXT", _CONTEXT)),
+        concurrency=requested.concurrency or (_CONCURRENCY if sessions == "auto" else int(sessions)),
         max_batch_tokens=planned.max_batch_tokens,
-        max_sequences=sequences,
-        reserve_bytes=reserve_bytes,
-        tensor_parallel=1,
+        dtype=settings.get("DTYPE", _DTYPE),
+        kv_dtype=settings.get("KV_DTYPE") if same_kind else None,
+        weights=settings.get("WEIGHTS") if same_kind else None,
+        block_size_tokens=planned.block_size_tokens if paged else None,
+    ).with_changes(
+        embedder_bytes=artifact.embedder_bytes, vectors=vectors, dimensions=dimensions, index_factory=factory
     )
 
 
 def _is_cpu(plan: Plan) -> bool:
-    """Whether `plan` is for a machine without a GPU. A name that the catalogue does not know is a GPU's."""
+    """Whether `plan` is for a machine without a GPU. A name outside the catalogue is a GPU's, as CUDA reports it."""
     try:
         return load_hardware(plan.hardware).is_cpu
     except CapacityError:
@@ -168,7 +130,7 @@ def _is_cpu(plan: Plan) -> bool:
 def _candidates(artifact: Artifact) -> Iterable[Hardware]:
     weights = sum(file.stat().st_size for file in artifact.llm.glob("*.safetensors"))
     wants_gpu = weights > _MOST_CPU_WEIGHTS_BYTES
-    # Burstable types stop being able to compute after a while.
+    # Burstable types throttle the CPU once their credits are used up.
     return [
         hardware
         for hardware in instance_types()

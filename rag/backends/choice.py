@@ -12,6 +12,8 @@ from rag.errors import InvalidRequest, ModelRefused
 from rag.settings import Settings
 
 BackendName = Literal["openvino", "torch"]
+# Tokens of a KV block of OpenVINO's CPU plugin, in windowed layers too.
+BLOCK_TOKENS = 32
 
 
 class BackendChoice(NamedTuple):
@@ -19,6 +21,11 @@ class BackendChoice(NamedTuple):
 
     name: BackendName
     reason: str | None = None
+
+    @property
+    def block_size_tokens(self) -> int | None:
+        """Tokens of a KV block; None for torch, whose sessions have one slot each, as long as the context."""
+        return BLOCK_TOKENS if self.name == "openvino" else None
 
 
 def choose_backend(settings: Settings, model: Model, *, on_cpu: bool) -> BackendChoice:

@@ -19,13 +19,12 @@ import torch
 from typing_extensions import override
 
 from rag.backends.base import Backend, Segment
+from rag.backends.choice import BLOCK_TOKENS
 from rag.backends.mapped_weights import float_on_disk, page_out
 from rag.backends.openvino_graph import convert
 from rag.backends.self_test import difference, held_bytes, probe_ids
 from rag.errors import BackendRefused
 
-# The block size of OpenVINO's CPU plugin.
-BLOCK_TOKENS = 32
 KvType: TypeAlias = Literal["f32", "bf16", "u8"]
 KV_TYPES: dict[str, KvType] = {"float32": "f32", "bfloat16": "bf16", "u8": "u8"}
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from capacity import Measured, this_machine
+from rag.backends.choice import BLOCK_TOKENS
 from rag.backends.int8_linear import quantize
-from rag.backends.openvino_paged import BLOCK_TOKENS, KV_TYPES, OpenVinoPaged
+from rag.backends.openvino_paged import KV_TYPES, OpenVinoPaged
 from rag.backends.self_test import held_bytes
 from rag.backends.torch_slots import TorchSlots
 from rag.errors import DoesNotFit, IndexRefused, InvalidRequest

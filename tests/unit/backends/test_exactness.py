@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.backends.base import Backend, Segment
-from rag.backends.openvino_paged import BLOCK_TOKENS, OpenVinoPaged
+from rag.backends.choice import BLOCK_TOKENS
+from rag.backends.openvino_paged import OpenVinoPaged
 from rag.backends.torch_slots import TorchSlots
 from rag.engine.scheduler import Scheduler, SequenceState
 from rag.interfaces import Sampling

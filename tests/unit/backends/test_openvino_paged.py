@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from rag.backends.base import Segment
+from rag.backends.choice import BLOCK_TOKENS
 from rag.backends.int8_linear import Int8Linear, quantize
 from rag.backends.mapped_weights import float_on_disk
-from rag.backends.openvino_paged import BLOCK_TOKENS, OpenVinoPaged
+from rag.backends.openvino_paged import OpenVinoPaged
 from rag.backends.self_test import difference
 from rag.errors import BackendRefused
 from tests.shapes import random_model

@@ -13,7 +13,7 @@ from capacity.errors import InvalidInput, UnknownName
 from capacity.memory.kv import KvLayout, largest_context, line_at, session_bytes
 from capacity.model.layers import Layer
 from capacity.model.model import load_model, model_from_config
-from capacity.precision import KV_DTYPES, kv_format
+from capacity.precision import FORMATS, kv_format
 
 VECTORS = [
     (entry["name"], int(tokens), size, "fp32" if " fp32, decoder" in entry["kv_check"]["convention"] else "bf16")
@@ -22,6 +22,7 @@ VECTORS = [
     for tokens, size in entry["kv_check"]["bytes"].items()
 ]
 NAMES = sorted({name for name, *_ in VECTORS})
+KV_DTYPES = [row.name for row in FORMATS if row.kv]
 
 
 def layout(dtype: str = "bf16", **changes: int | bool) -> KvLayout:

@@ -14,13 +14,13 @@ from benchmarks.harness.process import ROOT
 from deploy.errors import Refused, WrongOption
 from deploy.spec.artifact_reader import read_artifact
 from deploy.spec.deployment import Deployment, Options, ami_version
-from deploy.spec.instance_plan import Wish, plan_endpoint, plan_serverless, sessions_per_instance
+from deploy.spec.instance_plan import RequestedEndpoint, plan_endpoint, plan_serverless, sessions_per_instance
 from rag.planning import make_plan
 from rag.settings import Settings
 from tests.unit.deploy.artifact_fixture import write_artifact
 
 
-@pytest.mark.parametrize("hardware", ["ml.m5.large", "ml.g4dn.xlarge", "ml.g5.xlarge"])
+@pytest.mark.parametrize("hardware", ["ml.m5.large", "ml.g4dn.xlarge", "ml.g5.xlarge", "ml.g5.12xlarge"])
 @pytest.mark.parametrize(
     "told", [{}, {"CONTEXT": "512", "CONCURRENCY": "3"}, {"BACKEND": "torch", "MAX_BATCH_TOKENS": "64"}]
 )
@@ -29,37 +29,37 @@ def test_the_deployer_and_the_container_come_to_one_plan(tmp_path: Path, hardwar
     places = {name: str(artifact.directory / place) for name, place in artifact.settings.items() if "/" in place}
     index = {"INDEX": str(artifact.directory / "index")}
     container = make_plan(Settings.from_environment({**told, **places, **index, "HARDWARE": hardware}))
-    assert plan_endpoint(artifact, Wish(instance_type=hardware, instances=1)) == container
+    assert plan_endpoint(artifact, RequestedEndpoint(instance_type=hardware, instances=1)) == container
 
 
 def test_an_instance_type_is_chosen_where_none_is_named(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    assert plan_endpoint(artifact, Wish()).instance_type == "ml.m5.large"
-    many = plan_endpoint(artifact, Wish(concurrency=1000))
+    assert plan_endpoint(artifact, RequestedEndpoint()).instance_type == "ml.m5.large"
+    many = plan_endpoint(artifact, RequestedEndpoint(concurrency=1000))
     assert many.concurrency == 1000
     assert many.instances * many.sessions_per_instance >= 1000
 
 
 def test_the_sessions_are_shared_by_the_instances(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    plan = plan_endpoint(artifact, Wish(concurrency=10, instances=3))
+    plan = plan_endpoint(artifact, RequestedEndpoint(concurrency=10, instances=3))
     assert (plan.instances, sessions_per_instance(plan), plan.max_sequences) == (3, 4, 4)
 
 
 def test_a_gpu_with_several_devices_is_planned_with_the_one_that_the_engine_uses(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    one = plan_endpoint(artifact, Wish(instance_type="ml.g5.xlarge", instances=1))
-    four = plan_endpoint(artifact, Wish(instance_type="ml.g5.12xlarge", instances=1))
+    one = plan_endpoint(artifact, RequestedEndpoint(instance_type="ml.g5.xlarge", instances=1))
+    four = plan_endpoint(artifact, RequestedEndpoint(instance_type="ml.g5.12xlarge", instances=1))
     assert four.sessions_per_instance == one.sessions_per_instance
 
 
 def test_serverless_takes_the_least_memory_and_refuses_what_none_holds(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    few, _ = plan_serverless(artifact, Wish(concurrency=1, context_tokens=128))
-    more, _ = plan_serverless(artifact, Wish(concurrency=100, context_tokens=2048))
+    few, _ = plan_serverless(artifact, RequestedEndpoint(concurrency=1, context_tokens=128))
+    more, _ = plan_serverless(artifact, RequestedEndpoint(concurrency=100, context_tokens=2048))
     assert few < more
     with pytest.raises(Refused, match="largest that fits"):
-        plan_serverless(artifact, Wish(concurrency=100_000, context_tokens=2048))
+        plan_serverless(artifact, RequestedEndpoint(concurrency=100_000, context_tokens=2048))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_driver_is_one_that_runs_torch_s_cuda(cuda: str, version: str) -> No
 
 def test_time_outs_grow_with_what_is_loaded_and_stay_in_sagemaker_s_range(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    plan = plan_endpoint(artifact, Wish())
+    plan = plan_endpoint(artifact, RequestedEndpoint())
 
     def of(size_bytes: int) -> tuple[int, int]:
         made = Deployment("rag", "r", "i", "s3://b/p/", size_bytes, plan, "monolith", "b")
@@ -91,7 +91,7 @@ def test_time_outs_grow_with_what_is_loaded_and_stay_in_sagemaker_s_range(tmp_pa
 
 def test_names_follow_from_contents(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact"))
-    plan = plan_endpoint(artifact, Wish())
+    plan = plan_endpoint(artifact, RequestedEndpoint())
 
     same = Deployment("rag", "r", "i@sha256:1", "s3://b/1/", 1, plan, "monolith", "b")
     again = replace(same)
@@ -127,14 +127,14 @@ def test_formats_that_only_the_container_knows_come_from_its_own_plan(tmp_path: 
     artifact = read_artifact(write_artifact(tmp_path / "artifact", settings=told))
     places = {name: str(artifact.directory / artifact.settings[name]) for name in ("LLM", "EMBEDDING_MODEL", "INDEX")}
     container = make_plan(Settings.from_environment({**told, **places, "HARDWARE": "ml.m5.large"}))
-    assert plan_endpoint(artifact, Wish(instance_type="ml.m5.large", instances=1)) == container
+    assert plan_endpoint(artifact, RequestedEndpoint(instance_type="ml.m5.large", instances=1)) == container
 
 
 def test_an_artifact_planned_for_a_gpu_is_made_again_for_a_cpu(tmp_path: Path) -> None:
     artifact = read_artifact(write_artifact(tmp_path / "artifact", hardware="ml.g5.xlarge"))
-    assert plan_endpoint(artifact, Wish()).instance_type == "ml.g5.xlarge"
+    assert plan_endpoint(artifact, RequestedEndpoint()).instance_type == "ml.g5.xlarge"
     with pytest.raises(WrongOption, match=r"make artifact HARDWARE=ml\.m5\.large"):
-        plan_endpoint(artifact, Wish(instance_type="ml.m5.large"))
+        plan_endpoint(artifact, RequestedEndpoint(instance_type="ml.m5.large"))
 
 
 @pytest.mark.parametrize(
