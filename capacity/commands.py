@@ -16,10 +16,10 @@ from capacity.model.embedders import embedder_bytes
 from capacity.model.model import load_model
 from capacity.planning.calibrate import measure
 from capacity.planning.explain import explain_model
-from capacity.planning.fixes import Refusal, refuse
 from capacity.planning.latency import Objective, estimate_latency, largest_batch
 from capacity.planning.measurements import Measurements, read_measurements
 from capacity.planning.plan import Plan, Verdict, check, make_plan
+from capacity.planning.refusal import Refusal, refuse
 from capacity.planning.workload import EngineSpec, Request, Workload
 from capacity.units import GIB, ceil_div
 

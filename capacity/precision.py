@@ -84,12 +84,7 @@ FORMATS = (
     _plain("fp16", "float16", 2, "half"),
     _plain("bf16", "bfloat16", 2),
     NumberFormat(
-        "fp8",
-        "float8_e4m3fn",
-        _ONE,
-        KvFormat("fp8", _ONE),
-        WeightFormat("fp8", _ONE),
-        minimum_compute_capability=8.9,
+        "fp8", "float8_e4m3fn", _ONE, KvFormat("fp8", _ONE), WeightFormat("fp8", _ONE), minimum_compute_capability=8.9
     ),
     NumberFormat("fp8_e4m3", "float8_e4m3fn", _ONE, KvFormat("fp8_e4m3", _ONE), aliases=("float8_e4m3",)),
     NumberFormat("fp8_e5m2", "float8_e5m2", _ONE, KvFormat("fp8_e5m2", _ONE)),

@@ -198,7 +198,6 @@ def custom_hardware(
     memory_mib: int | None = None,
     bandwidth_gb_s: float | None = None,
     tflops: float | None = None,
-    name: str = "custom",
 ) -> Hardware:
     """A custom node from flags: a catalogue GPU, or memory (MiB, as NVML reports it) with bandwidth and bf16 TFLOPS."""
     if gpu is not None:
@@ -207,7 +206,7 @@ def custom_hardware(
             device = replace(device, memory_bytes=memory_mib * MIB, marketing_bytes=memory_mib * MIB, source="given")
     elif memory_mib is not None:
         described: dict[str, Any] = {
-            "name": name,
+            "name": "custom",
             "marketing_memory_gb": memory_mib * MIB / GB,
             "nvidia_smi_total_mib": memory_mib,
             "bandwidth_gb_s": bandwidth_gb_s,
@@ -223,7 +222,7 @@ def custom_hardware(
         raise InvalidInput("hardware", "a custom node needs --gpu or --gpu-memory-mib")
     if devices < 1:
         raise InvalidInput("gpus", f"{devices} is below 1")
-    return Hardware(name, "custom", device, devices, None, "given on the command line", "given")
+    return Hardware("custom", "custom", device, devices, None, "given on the command line", "given")
 
 
 def _key(name: str) -> str:

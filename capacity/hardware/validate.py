@@ -1,4 +1,4 @@
-"""The catalogue's rules, and the same rules for a user's own files: every problem named, none repaired."""
+"""Validation of the catalogue, and of a user's own files by the same rules. Every problem is named, none repaired."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from capacity.errors import CapacityError, UnknownName
 _CONFIDENCE = ("read", "read (second hand)", "derived", "recalled", "unknown", "given")
 # Throughput printed beside IOPS and block size is rounded; more than this apart is a mistake.
 _THROUGHPUT_TOLERANCE = 0.05
-# A printed heat figure may include what the power supplies lose.
+# A printed heat figure may include losses of the power supplies.
 _HEAT_TOLERANCE = 0.15
 _BTU_PER_KWH = 3412.142
 
@@ -36,16 +36,16 @@ def catalogue_files() -> list[Path]:
 
 
 def problems_of(raw: Any) -> list[str]:
-    """Problems of a parsed document, whatever kind it is; what it is is told by its fields."""
+    """Problems of a parsed document of any kind; the kind is recognised by its fields."""
     if not isinstance(raw, Mapping):
         return ["not a JSON object"]
     for field, check in _COLLECTIONS.items():
         if isinstance(raw.get(field), list):
             return _each(raw[field], check, field)
-    for telling, check in _SINGLE:
-        if any(field in raw for field in telling):
+    for fields, check in _SINGLE:
+        if any(field in raw for field in fields):
             return check(raw)
-    return ["what this file describes can't be told: no model_type, gpu, dense_tflops or read_iops field"]
+    return ["not recognised: it has no model_type, gpu, dense_tflops or read_iops field"]
 
 
 def _each(items: Iterable[Any], check: Callable[[Any], list[str]], field: str) -> list[str]:
@@ -53,17 +53,16 @@ def _each(items: Iterable[Any], check: Callable[[Any], list[str]], field: str) -
     for index, item in enumerate(items):
         name = item.get("name") if isinstance(item, Mapping) else None
         label = f"{field}[{index}]{f' {name}' if name else ''}"
-        found += [f"{label}: {problem}" for problem in check(item)]
+        problems = check(item) if isinstance(item, Mapping) else ["not a JSON object"]
+        found += [f"{label}: {problem}" for problem in problems]
         if name in seen:
             found.append(f"{label}: the name is given twice")
         seen.add(name)
     return found
 
 
-def problems_of_gpu(raw: Any) -> list[str]:
+def problems_of_gpu(raw: Mapping[str, Any]) -> list[str]:
     """Problems of one GPU."""
-    if not isinstance(raw, Mapping):
-        return ["not a JSON object"]
     found = _text(raw, "name") + _number(raw, "nvidia_smi_total_mib", 256, 4_000_000)
     found += _number(raw, "marketing_memory_gb", 0.25, 4000, needed=False)
     found += _number(raw, "bandwidth_gb_s", 1, 100_000, needed=False) + _number(raw, "tdp_w", 1, 10_000, needed=False)
@@ -108,14 +107,12 @@ def problems_of_server(raw: Any) -> list[str]:
     return found + _provenance(raw)
 
 
-def problems_of_instance(raw: Any) -> list[str]:
+def problems_of_instance(raw: Mapping[str, Any]) -> list[str]:
     """Problems of one SageMaker instance type."""
-    if not isinstance(raw, Mapping):
-        return ["not a JSON object"]
     found = _text(raw, "name") + _text(raw, "ec2_type") + _whole(raw, "vcpu", 1, 1024)
     found += _number(raw, "ram_gib", 0.5, 100_000) + _whole(raw, "gpu_count", 0, 64)
     if not found and not str(raw["name"]).startswith("ml."):
-        found.append(f"name: {raw['name']!r} is no SageMaker type; they begin with ml.")
+        found.append(f"name: {raw['name']!r} is not a SageMaker type; they begin with ml.")
     if not isinstance(raw.get("local_disk"), bool):
         found.append(f"local_disk: {raw.get('local_disk')!r} is neither true nor false")
     gpu = raw.get("gpu")
@@ -135,10 +132,8 @@ def problems_of_instance(raw: Any) -> list[str]:
     return found + _provenance(raw)
 
 
-def problems_of_storage(raw: Any) -> list[str]:
+def problems_of_storage(raw: Mapping[str, Any]) -> list[str]:
     """Problems of one storage profile; IOPS × block must be the throughput."""
-    if not isinstance(raw, Mapping):
-        return ["not a JSON object"]
     found = _text(raw, "name") + _number(raw, "read_gb_s", 0.001, 10_000) + _number(raw, "block_kib", 0.5, 1_048_576)
     found += _number(raw, "read_iops", 1, 1e9) + _number(raw, "read_p99_ms", 0, 60_000, needed=False)
     if not found:
@@ -151,18 +146,14 @@ def problems_of_storage(raw: Any) -> list[str]:
     return found + _provenance(raw)
 
 
-def problems_of_embedder(raw: Any) -> list[str]:
+def problems_of_embedder(raw: Mapping[str, Any]) -> list[str]:
     """Problems of one embedding model."""
-    if not isinstance(raw, Mapping):
-        return ["not a JSON object"]
     found = _text(raw, "name") + _whole(raw, "parameters", 1, 10**12) + _whole(raw, "dimensions", 1, 100_000)
     return found + _provenance(raw)
 
 
-def problems_of_model(raw: Any) -> list[str]:
+def problems_of_model(raw: Mapping[str, Any]) -> list[str]:
     """Problems of one catalogue model: a configuration that can be read, and bytes with their source."""
-    if not isinstance(raw, Mapping):
-        return ["not a JSON object"]
     found = _text(raw, "name") + _text(raw, "hf_id")
     config = raw.get("config")
     found += _problems_of_config(config) if isinstance(config, Mapping) else ["config: missing"]
@@ -213,7 +204,7 @@ def _provenance(raw: Mapping[str, Any]) -> list[str]:
 
 def _text(raw: Mapping[str, Any], field: str) -> list[str]:
     value = raw.get(field)
-    return [] if isinstance(value, str) and value.strip() else [f"{field}: {value!r} is no text"]
+    return [] if isinstance(value, str) and value.strip() else [f"{field}: {value!r} is not text"]
 
 
 def _number(raw: Mapping[str, Any], field: str, low: float, high: float, *, needed: bool = True) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bytes of KV cache of one session on one rank, for T tokens, and the inverse by search.
+"""Bytes of KV cache of one session on one rank, for T tokens.
 
 Pure functions of the layers; no weights, no hardware. Formulas, b the bytes of an element:
   full        kv·(k_dim + v_dim)·b·T                       kv is ceil(heads / tensor_parallel), at least 1
@@ -59,6 +59,11 @@ def token_bytes(layer: Layer, layout: KvLayout) -> Fraction:
     return heads * (layout.format.vector_bytes(layer.k_dim) + layout.format.vector_bytes(layer.v_dim))
 
 
+def all_token_bytes(layers: Iterable[Layer], layout: KvLayout) -> Fraction:
+    """Bytes that one token costs in all of these attention layers on one rank."""
+    return sum((token_bytes(layer, layout) for layer in layers), Fraction(0))
+
+
 def state_bytes(state: RecurrentState, tensor_parallel: int) -> int:
     """Bytes of one layer's recurrent state on one rank; ranks beyond the groups hold a copy of a group each."""
     heads = ceil_div(state.heads, tensor_parallel)
@@ -112,24 +117,6 @@ def line_at(layers: Iterable[Layer], tokens: int, layout: KvLayout) -> KvLine:
         if layer.state is not None:
             constant += count * state_bytes(layer.state, layout.tensor_parallel)
     return KvLine(ceil_fraction(constant), slope)
-
-
-def largest_context(layers: Iterable[Layer], budget_bytes: int, limit_tokens: int, layout: KvLayout) -> int:
-    """The most tokens, up to `limit_tokens`, whose session fits in `budget_bytes`; −1 where even none does.
-
-    By bisection over `session_bytes`, which never falls as tokens grow; division would be wrong for hybrids.
-    """
-    owned = tuple(layers)
-    if session_bytes(owned, 0, layout) > budget_bytes:
-        return -1
-    low, high = 0, limit_tokens
-    while low < high:
-        middle = (low + high + 1) // 2
-        if session_bytes(owned, middle, layout) <= budget_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def ceil_fraction(value: Fraction) -> int:

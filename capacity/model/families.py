@@ -48,12 +48,7 @@ _LLAMA = Family("llama", qkv_bias="attention_bias", out_bias="attention_bias", m
 _MISTRAL = Family("mistral", windows="uniform")
 _QWEN2 = Family("qwen2", qkv_bias=True, windows="qwen", kv_is_heads=True)
 _QWEN3 = Family(
-    "qwen3",
-    qkv_bias="attention_bias",
-    out_bias="attention_bias",
-    qk_norm="head",
-    windows="qwen",
-    fixed_head_dim=True,
+    "qwen3", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", windows="qwen", fixed_head_dim=True
 )
 _GEMMA = Family("gemma", qkv_bias="attention_bias", out_bias="attention_bias", fixed_head_dim=True)
 _GPT2 = Family(
@@ -186,12 +181,7 @@ FAMILIES: dict[str, Family] = {
         kv_is_heads=True,
     ),
     "olmoe": Family(
-        "olmoe",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        qk_norm="full",
-        experts="all",
-        kv_is_heads=True,
+        "olmoe", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="full", experts="all", kv_is_heads=True
     ),
     "flex_olmo": Family(
         "flex_olmo",
@@ -232,22 +222,10 @@ FAMILIES: dict[str, Family] = {
     "gpt2": _GPT2,
     "gpt_bigcode": replace(_GPT2, defaults_of="gpt_bigcode", multi_query=True),
     "gptj": replace(
-        _GPT2,
-        defaults_of="gptj",
-        qkv_bias=False,
-        out_bias=False,
-        norms=1,
-        positions=-1,
-        rotary=True,
-        head_bias=True,
+        _GPT2, defaults_of="gptj", qkv_bias=False, out_bias=False, norms=1, positions=-1, rotary=True, head_bias=True
     ),
     "gpt_neox": replace(
-        _GPT2,
-        defaults_of="gpt_neox",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        positions=-1,
-        rotary=True,
+        _GPT2, defaults_of="gpt_neox", qkv_bias="attention_bias", out_bias="attention_bias", positions=-1, rotary=True
     ),
     "opt": replace(_GPT2, defaults_of="opt", positions=2),
     "bloom": replace(_GPT2, defaults_of="bloom", positions=-1, final_norms=2),

@@ -29,10 +29,7 @@ def vision_parts(config: Config) -> list[Part]:
     audio = config.raw.get("audio_config")
     if isinstance(audio, Mapping) and audio.get("model_type") == "gemma4_audio":
         total += _gemma4_audio(audio, hidden)
-    return [
-        Part("vision_tower.mlp", mlp, "split", "vision"),
-        Part("vision_tower", total - mlp, "whole", "vision"),
-    ]
+    return [Part("vision_tower.mlp", mlp, "split", "vision"), Part("vision_tower", total - mlp, "whole", "vision")]
 
 
 def _encoder_layer(width: int, inner: int, *, gated: bool = False, bias: bool = True, norms: int = 4) -> int:

@@ -1,24 +1,23 @@
-"""What would make a refused request fit. Every fix is applied and put to `check` again before it is offered."""
+"""Changes that make a refused request fit. Each is applied to the request and checked before it is offered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import Hardware, instance_types, server_types, this_machine
-from capacity.planning.plan import Plan, Verdict, check
+from capacity.planning.plan import check, tensor_parallel_choices
 from capacity.planning.workload import Request
-from capacity.precision import element_bytes, kv_format, weight_format
-from capacity.units import GIB, ceil_div
+from capacity.precision import element_bytes, kv_format, minimum_compute_capability, weight_format
+from capacity.units import GIB, ceil_div, largest
 
-# KV and weight formats to offer, the gentlest loss first.
+# KV and weight formats to offer, the smallest loss of quality first.
 _KV_LADDER = ("bf16", "fp8", "int8", "int4")
 _WEIGHT_LADDER = ("bf16", "fp8", "int8", "int4")
-_FP8_CAPABILITY = 8.9
 _MOST_INSTANCES = 1024
-# Fixes that keep the workload whole come first, those that keep the machine before those that don't.
+# Fixes that change only the engine come first, then more or other machines, then a smaller workload.
 _ORDER = (
     "tensor_parallel",
     "kv_dtype",
@@ -34,9 +33,9 @@ _ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """One remedy: `changes` to the request (fields of its workload, engine, or hardware), and the `flags` that say so.
+    """A change that may help: `changes` to the request (fields of its workload, engine, or hardware) and their `flags`.
 
-    `effect` tells what it gives or costs. `verified` is true of every fix that `fixes_for` returns.
+    `effect` says what it gives or costs. `verified` is true of every fix that `fixes_for` returns.
     """
 
     kind: str
@@ -47,111 +46,29 @@ class Fix:
 
     def to_json(self) -> dict[str, Any]:
         """The fix as a JSON object; hardware by its name."""
-        told = {key: value.name if isinstance(value, Hardware) else value for key, value in self.changes.items()}
+        changes = {key: value.name if isinstance(value, Hardware) else value for key, value in self.changes.items()}
         return {
             "kind": self.kind,
-            "changes": told,
+            "changes": changes,
             "flags": self.flags,
             "effect": self.effect,
             "verified": self.verified,
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request does not fit, and what would. Its text names the figures; `fixes` were each checked to work."""
-
-    code: str
-    requested: Mapping[str, int]
-    need_bytes: Mapping[str, int]
-    have_bytes: int
-    short_by_bytes: int
-    largest_context_tokens: int
-    largest_concurrency: int
-    message: str
-    fixes: tuple[Fix, ...] = ()
-    retryable: bool = False
-    retry_after_s: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The refusal as a JSON object."""
-        return {
-            "code": self.code,
-            "retryable": self.retryable,
-            "retry_after_s": self.retry_after_s,
-            "message": self.message,
-            "requested": dict(self.requested),
-            "need_bytes": dict(self.need_bytes),
-            "have_bytes": self.have_bytes,
-            "short_by_bytes": self.short_by_bytes,
-            "largest_that_fits": {
-                "context_at_concurrency": self.largest_context_tokens,
-                "concurrency_at_context": self.largest_concurrency,
-            },
-            "fixes": [fix.to_json() for fix in self.fixes],
-        }
-
-
 def apply_fix(request: Request, fix: Fix) -> Request:
-    """The request with the fix in it."""
+    """The request with the fix applied."""
     return request.with_changes(**fix.changes)
-
-
-def refuse(request: Request, verdict: Verdict) -> Refusal:
-    """The whole refusal of a request that `check` found not to fit, with its ranked, verified fixes."""
-    made = verdict.plan
-    context, concurrency = largest_context(request), largest_concurrency(request)
-    wanted = {
-        "context": request.workload.context_tokens,
-        "new_tokens": request.workload.output_tokens or 0,
-        "concurrency": request.workload.concurrency,
-    }
-    host = int((request.hardware.ram_bytes or 0) * made.utilization)
-    message = (
-        f"{request.model.name} with {wanted['concurrency']} × {wanted['context']} tokens ({made.kv_dtype} KV) "
-        f"does not fit on {made.instances} × {request.hardware.name}: "
-        f"{_where(verdict, made)} short by {verdict.short_by_bytes / GIB:.2f} GiB"
-    )
-    return Refusal(
-        code="does_not_fit",
-        requested=wanted,
-        need_bytes=dict(made.need_bytes) if verdict.pool == "device" else {"index": request.workload.index_bytes},
-        have_bytes=made.have_bytes if verdict.pool == "device" else host,
-        short_by_bytes=verdict.short_by_bytes,
-        largest_context_tokens=context,
-        largest_concurrency=concurrency,
-        message=message,
-        fixes=tuple(fixes_for(request)),
-    )
-
-
-def _where(verdict: Verdict, made: Plan) -> str:
-    if verdict.pool == "host":
-        return "main memory is"
-    need, have = made.need_total_bytes / GIB, made.have_bytes / GIB
-    return f"a rank needs {need:.2f} GiB and has {have:.2f} GiB,"
 
 
 def largest_context(request: Request) -> int:
     """The longest context that fits at the request's concurrency; 0 where none does."""
-    high = request.workload.context_tokens
-    return _largest(high, lambda tokens: _fits(request, **_shorter(request, tokens)))
+    return largest(request.workload.context_tokens, lambda tokens: _fits(request, **_shorter(request, tokens)))
 
 
 def largest_concurrency(request: Request) -> int:
     """The most sessions that fit at the request's context; 0 where none does."""
-    return _largest(request.workload.concurrency, lambda sessions: _fits(request, concurrency=sessions))
-
-
-def _largest(high: int, fits: Callable[[int], bool]) -> int:
-    low = 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return largest(request.workload.concurrency, lambda sessions: _fits(request, concurrency=sessions))
 
 
 def _shorter(request: Request, tokens: int) -> dict[str, Any]:
@@ -186,7 +103,7 @@ def fixes_for(request: Request) -> list[Fix]:
 
 
 def _rank(fix: Fix) -> float:
-    """Place in the ranking; a 4-bit cache costs quality and few engines have one, so it comes after other machines."""
+    """Place in the order; a 4-bit cache costs quality and few engines have one, so it comes after other machines."""
     if fix.changes.get("kv_dtype") == "int4":
         return _ORDER.index("hardware") + 0.5
     return _ORDER.index(fix.kind)
@@ -201,7 +118,7 @@ def _verified(request: Request, fix: Fix) -> Fix | None:
 def _tensor_parallel(request: Request) -> Iterator[Fix]:
     given = request.engine.tensor_parallel
     if given is None:
-        return  # the check has tried them all
+        return  # `check` has tried all of them
     most = request.hardware.devices // request.engine.pipeline_parallel
     for ranks in (2**power for power in range(11)):
         if ranks <= most and ranks != given and _fits(request, tensor_parallel=ranks):
@@ -252,30 +169,21 @@ def _both_dtypes(request: Request) -> Iterator[Fix]:
 
 
 def _supports(hardware: Hardware, name: str) -> bool:
-    """Whether the device computes with the format: fp8 from compute capability 8.9 on, and not on a CPU."""
-    if not name.startswith("fp8"):
-        return True
-    capability = hardware.device.compute_capability
-    return not hardware.is_cpu and (capability is None or capability >= _FP8_CAPABILITY)
+    """Whether the device has arithmetic for the format. An unknown compute capability counts as enough."""
+    needed, capability = minimum_compute_capability(name), hardware.device.compute_capability
+    return not needed or (not hardware.is_cpu and (capability is None or capability >= needed))
 
 
 def _instances(request: Request) -> Iterator[Fix]:
     now = request.engine.instances or 1
-    each = 0
-    for ranks in _choices(request):
-        each = max(each, check(request.with_changes(tensor_parallel=ranks, instances=1)).plan.sessions_per_instance)
+    single = (request.with_changes(tensor_parallel=ranks, instances=1) for ranks in tensor_parallel_choices(request))
+    each = max((check(one).plan.sessions_per_instance for one in single), default=0)
     if each:
         count = ceil_div(request.workload.concurrency, each)
         if now < count <= _MOST_INSTANCES:
             yield Fix(
                 "instances", {"instances": count}, f"--instances {count}", f"{count} instances of {each} sessions each"
             )
-
-
-def _choices(request: Request) -> list[int | None]:
-    from capacity.planning.plan import tensor_parallel_choices  # noqa: PLC0415 - plan's own name, used only here
-
-    return list(tensor_parallel_choices(request))
 
 
 def _memory(request: Request) -> Iterator[Fix]:
@@ -293,11 +201,10 @@ def _memory(request: Request) -> Iterator[Fix]:
 
 
 def _hardware(request: Request) -> Iterator[Fix]:
-    """The cheapest instance type and the smallest server that hold it, each at its own best tensor parallelism."""
+    """The cheapest instance type and the smallest server on which it fits, each at its own best tensor parallelism."""
     now = request.hardware
     pools = {"server": [server_types()], "custom": [server_types(), instance_types()], "gpu": [instance_types()]}
     for pool in pools.get(now.kind, [instance_types()]):
-        fitting = []
         for other in sorted(pool, key=_cost):
             if other.name == now.name or (other.is_cpu and not now.is_cpu):
                 continue
@@ -305,9 +212,8 @@ def _hardware(request: Request) -> Iterator[Fix]:
                 continue
             changes = {"hardware": other, "tensor_parallel": None}
             if _fits(request, **changes):
-                fitting.append(Fix("hardware", changes, f"--hardware {_quoted(other.name)}", _describe(other)))
+                yield Fix("hardware", changes, f"--hardware {_quoted(other.name)}", _describe(other))
                 break
-        yield from fitting
 
 
 def _cost(hardware: Hardware) -> tuple[bool, float, int]:
@@ -347,7 +253,7 @@ def _concurrency(request: Request) -> Iterator[Fix]:
 
 
 def _pairs(request: Request) -> Iterator[Fix]:
-    """Two remedies together: smaller KV or weights, with more instances or another machine."""
+    """Two changes together: smaller KV or weights, with more instances or another machine."""
     smaller = [{"kv_dtype": name} for name in _KV_LADDER[1:]] + [{"weights_dtype": name} for name in _WEIGHT_LADDER[1:]]
     smaller += [{"kv_dtype": "fp8", "weights_dtype": "fp8"}, {"kv_dtype": "int4", "weights_dtype": "int4"}, {}]
     machines = [request.hardware]

@@ -1,11 +1,20 @@
-"""What one rank holds, term by term, each labelled exact, measured or estimated; and the sessions it has room for."""
+"""Memory of one rank, term by term, each labelled exact, measured or estimated; and the sessions that fit beside it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from capacity.memory.kv import KvLayout, KvLine, ceil_fraction, line_at, session_bytes, state_bytes, token_bytes
+from capacity.memory.kv import (
+    KvLayout,
+    KvLine,
+    all_token_bytes,
+    ceil_fraction,
+    line_at,
+    session_bytes,
+    state_bytes,
+    token_bytes,
+)
 from capacity.memory.overheads import estimate
 from capacity.memory.weights import rank_weights, stages
 from capacity.model.layers import Layer
@@ -18,7 +27,7 @@ EXACT, MEASURED, ESTIMATED = "exact", "measured", "estimated"
 
 @dataclass(frozen=True, slots=True)
 class MemoryTerm:
-    """One line of the bill: bytes on one rank, `label` (exact, measured, estimated) and where the figure is from."""
+    """One item of a rank's memory: bytes, `label` (exact, measured, estimated) and the source of the figure."""
 
     name: str
     bytes: int
@@ -31,8 +40,8 @@ class KvPool:
     """KV cache of one rank in what an engine allocates: blocks for layers that grow, one slot a session for the rest.
 
     `session_bytes` = blocks_per_session · block_bytes + slot_bytes. `in_flight_bytes` is what windowed layers hold
-    beyond their windows while a step's tokens are written: once a rank, however many sessions. `line` is what a
-    token costs.
+    beyond their windows while a step's tokens are written: once a rank, however many sessions. `line` is KV bytes
+    against tokens.
     """
 
     block_size_tokens: int
@@ -41,7 +50,6 @@ class KvPool:
     slot_bytes: int
     in_flight_bytes: int
     line: KvLine
-    steady_bytes: int
 
     @property
     def session_bytes(self) -> int:
@@ -74,7 +82,7 @@ class Footprint:
         return max(0, self.pool_bytes // self.kv.session_bytes) if self.kv.session_bytes else 0
 
     def need_bytes(self, sessions: int) -> int:
-        """Bytes needed for so many sessions."""
+        """Bytes needed for that many sessions."""
         return self.fixed_bytes + sessions * self.kv.session_bytes
 
 
@@ -126,18 +134,17 @@ def _pool(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvPo
         return _slots(layers, request, layout)
     tokens, block = request.workload.context_tokens, layout.block_size_tokens
     growing = [layer for layer in layers if _grows(layer, tokens, layout)]
-    block_bytes = ceil_fraction(sum((token_bytes(layer, layout) for layer in growing), start=Fraction(0)) * block)
+    block_bytes = ceil_fraction(all_token_bytes(growing, layout) * block)
     blocks = ceil_div(tokens, block) if growing else 0
     steady = session_bytes(layers, tokens, layout)
     windowed = [layer for layer in layers if layer.attends and not _grows(layer, tokens, layout)]
-    extra = min(request.batch_tokens, tokens)
-    in_flight = ceil_fraction(sum((token_bytes(layer, layout) for layer in windowed), start=Fraction(0)) * extra)
+    in_flight = ceil_fraction(all_token_bytes(windowed, layout) * min(request.batch_tokens, tokens))
     line = line_at(layers, tokens, replace(layout, block_size_tokens=1))
-    return KvPool(block, block_bytes, blocks, max(0, steady - blocks * block_bytes), in_flight, line, steady)
+    return KvPool(block, block_bytes, blocks, max(0, steady - blocks * block_bytes), in_flight, line)
 
 
 def _slots(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvPool:
-    """One block a session: the context in every layer, or where a layer has a window, that and one step's tokens."""
+    """One block a session: the whole context in every layer; in a windowed layer, the window and one step's tokens."""
     tokens, batch = request.workload.context_tokens, request.batch_tokens
     total = Fraction(0)
     for layer in layers:
@@ -147,11 +154,11 @@ def _slots(layers: tuple[Layer, ...], request: Request, layout: KvLayout) -> KvP
         if layer.state is not None:
             total += state_bytes(layer.state, layout.tensor_parallel)
     session = ceil_fraction(total)
-    return KvPool(tokens, session, 1, 0, 0, line_at(layers, tokens, replace(layout, block_size_tokens=1)), session)
+    return KvPool(tokens, session, 1, 0, 0, line_at(layers, tokens, replace(layout, block_size_tokens=1)))
 
 
 def _grows(layer: Layer, tokens: int, layout: KvLayout) -> bool:
-    """Whether the layer takes blocks at this context: it has no window, or the context has not filled it."""
+    """Whether the layer's KV still grows at this context: it has no window, or the window is not full."""
     if not layer.attends:
         return False
     return layer.window_tokens is None or not layout.hybrid_allocator or tokens <= layer.window_tokens

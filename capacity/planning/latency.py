@@ -16,6 +16,7 @@ from capacity.model.layers import Layer
 from capacity.planning.measurements import MeasuredLatency
 from capacity.planning.workload import Request
 from capacity.precision import kv_format
+from capacity.units import largest
 
 # Published models of this kind are 29 to 36 % off their measurements.
 BAND = 0.35
@@ -178,14 +179,13 @@ def largest_batch(
         return Objective(0, "prefill", alone.ttft_s)
     if tpot_s is not None and alone.tpot_s > tpot_s:
         return Objective(0, "decode", alone.tpot_s)
-    low, high = 1, max(1, sessions)
-    while low < high:
-        middle = (low + high + 1) // 2
-        there = estimate_latency(request, tensor_parallel, middle, measured)
-        kept = (
-            there is not None
-            and (tpot_s is None or there.tpot_s <= tpot_s)
-            and (ttft_s is None or there.ttft_s <= ttft_s)
+
+    def keeps(batch: int) -> bool:
+        found = estimate_latency(request, tensor_parallel, batch, measured)
+        return (
+            found is not None
+            and (tpot_s is None or found.tpot_s <= tpot_s)
+            and (ttft_s is None or found.ttft_s <= ttft_s)
         )
-        low, high = (middle, high) if kept else (low, middle - 1)
-    return Objective(low if sessions else 0)
+
+    return Objective(largest(sessions, keeps))

@@ -1,7 +1,7 @@
-"""A request → a Plan, and whether it fits. One function decides: `check`.
+"""The Plan of a request, and whether it fits. One function decides: `check`.
 
-The Plan is frozen and goes to JSON and back: the deployer turns it into instances, the boot compares it with the real
-device, the engine allocates its blocks, admission counts against them, and the report prints them.
+The deployer turns the Plan into instances, the boot compares it with the real device, the engine allocates its blocks,
+admission counts against them, and the report prints them. It is frozen, and JSON keeps all of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from capacity.errors import InvalidInput
@@ -21,13 +21,13 @@ from capacity.units import ceil_div
 SCHEMA = "capacity.plan/1"
 # SageMaker's limit on a value of a container's environment.
 LONGEST_VARIABLE = 1024
-# What no request should be answered with; more is a sign of a mistake in the question.
+# More instances than this point to a mistake in the request.
 _MOST_INSTANCES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that deploying, booting and admitting go by. Bytes are those of the fullest rank.
+    """The figures that deployment, boot, engine and admission use. Bytes are those of the fullest rank.
 
     `num_blocks` blocks of `block_bytes` and `num_slots` slots of `slot_bytes` make `kv_bytes`, which the engine
     allocates; a session takes `blocks_per_session` blocks and one slot. On a CPU that is what the workload needs, on
@@ -74,14 +74,9 @@ class Plan:
         return self.context_tokens
 
     @property
-    def sessions(self) -> int:
-        """Sessions of the full context that all instances hold."""
-        return self.instances * self.sessions_per_instance
-
-    @property
     def engine_arguments(self) -> dict[str, str]:
-        """What a paged GPU engine is told, by its usual flags."""
-        told = {
+        """The usual flags of a paged GPU engine."""
+        arguments = {
             "tensor-parallel-size": str(self.tensor_parallel),
             "pipeline-parallel-size": str(self.pipeline_parallel),
             "max-model-len": str(self.context_tokens),
@@ -91,18 +86,14 @@ class Plan:
             "max-num-seqs": str(min(self.max_sequences, max(1, self.sessions_per_replica))),
             "max-num-batched-tokens": str(self.max_batch_tokens),
         }
-        return told | ({"quantization": self.weights_dtype} if self.weights_dtype else {})
+        return arguments | ({"quantization": self.weights_dtype} if self.weights_dtype else {})
 
     def to_json(self) -> dict[str, Any]:
-        """This plan as a JSON object; `from_json` gives it back equal."""
+        """This plan as a JSON object; `from_json` is its inverse."""
         return asdict(self) | {"need_bytes": dict(self.need_bytes), "terms": [asdict(term) for term in self.terms]}
 
-    def dumps(self) -> str:
-        """This plan as one line of JSON, for a file or an environment variable."""
-        return json.dumps(self.to_json(), separators=(",", ":"), sort_keys=True)
-
     def pack(self) -> str:
-        """This plan in printable characters, short enough for one variable of a SageMaker container's environment.
+        """This plan as printable characters, short enough for an environment variable of a SageMaker container.
 
         The sources of its terms are left out. Raises InvalidInput where it is longer than such a variable may be.
         """
@@ -127,8 +118,8 @@ class Plan:
     def from_json(cls, raw: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` wrote; raises InvalidInput for another schema or a field missing or unknown."""
         if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
-            told = raw.get("schema") if isinstance(raw, Mapping) else raw
-            raise InvalidInput("plan.schema", f"{told!r} is not {SCHEMA!r}")
+            schema = raw.get("schema") if isinstance(raw, Mapping) else raw
+            raise InvalidInput("plan.schema", f"{schema!r} is not {SCHEMA!r}")
         known = {item.name for item in fields(cls)}
         missing, unknown = known - raw.keys(), raw.keys() - known
         if missing or unknown:
@@ -141,13 +132,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one request at given instances: a plan when it fits, what is short when it does not."""
+    """Whether a request fits on a number of instances, its plan, and the bytes short in `pool` (device or host)."""
 
     fits: bool
     plan: Plan
     short_by_bytes: int
     pool: str = "device"
-    footprint: Footprint | None = field(default=None, repr=False)
 
 
 def check(request: Request) -> Verdict:
@@ -169,9 +159,9 @@ def check(request: Request) -> Verdict:
 
 
 def make_plan(request: Request) -> Verdict:
-    """The smallest number of instances that holds the workload, and the tensor parallelism that needs fewest.
+    """The smallest number of instances on which the workload fits, at the tensor parallelism that needs fewest.
 
-    Does not fit when not even one session does. `engine.instances` given turns this into `check`.
+    Where not even one session fits, the verdict is that of one instance. With `engine.instances` set this is `check`.
     """
     if request.engine.instances is not None:
         return check(request)
@@ -210,13 +200,13 @@ def _check_at(request: Request, ranks: int, instances: int) -> Verdict:
     stages = footprints(request, ranks)
     worst = min(stages, key=lambda stage: (stage.sessions, stage.pool_bytes))
     replicas = request.hardware.devices // (ranks * request.engine.pipeline_parallel)
-    wanted = ceil_div(request.workload.concurrency, instances * replicas)
-    short = max(0, *(stage.need_bytes(wanted) - stage.have_bytes for stage in stages))
+    sessions = ceil_div(request.workload.concurrency, instances * replicas)
+    short = max(0, *(stage.need_bytes(sessions) - stage.have_bytes for stage in stages))
     host_short = host_short_bytes(request)
     fits = not short and not host_short
-    made = _plan_of(request, worst, ranks, instances, replicas, wanted)
+    plan = _plan_of(request, worst, ranks, instances, replicas, sessions)
     pool = "device" if short or not host_short else "host"
-    return Verdict(fits, made, short or host_short, pool, worst)
+    return Verdict(fits, plan, short or host_short, pool)
 
 
 def host_short_bytes(request: Request) -> int:
@@ -227,23 +217,23 @@ def host_short_bytes(request: Request) -> int:
     return max(0, request.workload.index_bytes - int(hardware.ram_bytes * request.engine.utilization))
 
 
-def _plan_of(request: Request, worst: Footprint, ranks: int, instances: int, replicas: int, wanted: int) -> Plan:
+def _plan_of(request: Request, worst: Footprint, ranks: int, instances: int, replicas: int, sessions: int) -> Plan:
     kv, hardware = worst.kv, request.hardware
-    held = wanted if hardware.is_cpu else max(worst.sessions, 0)
-    blocks = held * kv.blocks_per_session
+    slots = sessions if hardware.is_cpu else max(worst.sessions, 0)
+    blocks = slots * kv.blocks_per_session
     if not hardware.is_cpu and kv.block_bytes and not kv.slot_bytes:
         blocks = max(0, worst.pool_bytes // kv.block_bytes)  # no slots to count: every free block is one more
-    kv_bytes = blocks * kv.block_bytes + held * kv.slot_bytes
-    wanted_kv = MemoryTerm(
-        "kv", wanted * kv.session_bytes + kv.in_flight_bytes, EXACT, f"{wanted} sessions of the full context"
+    kv_bytes = blocks * kv.block_bytes + slots * kv.slot_bytes
+    kv_term = MemoryTerm(
+        "kv", sessions * kv.session_bytes + kv.in_flight_bytes, EXACT, f"{sessions} sessions of the full context"
     )
     host = 0 if hardware.is_cpu else request.workload.index_bytes
     terms = (
         *worst.fixed,
-        wanted_kv,
+        kv_term,
         *((MemoryTerm("index (main memory)", host, EXACT, "beside the devices"),) if host else ()),
     )
-    need = _need_by_name(worst, wanted_kv.bytes)
+    need = _need_by_name(worst, kv_term.bytes)
     return Plan(
         model=request.model.name,
         hardware=hardware.name,
@@ -260,7 +250,7 @@ def _plan_of(request: Request, worst: Footprint, ranks: int, instances: int, rep
         num_blocks=blocks,
         block_bytes=kv.block_bytes,
         blocks_per_session=kv.blocks_per_session,
-        num_slots=held,
+        num_slots=slots,
         slot_bytes=kv.slot_bytes,
         kv_bytes=kv_bytes,
         kv_bytes_per_session=kv.session_bytes,
@@ -281,7 +271,7 @@ def _plan_of(request: Request, worst: Footprint, ranks: int, instances: int, rep
 
 
 def _need_by_name(worst: Footprint, kv_bytes: int) -> dict[str, int]:
-    """The bill in the refusal's six names; workspace is activation, graphs, runtime and collectives."""
+    """Bytes under the six names of a plan; workspace is activation, graphs, runtime and collectives."""
     by_name = {term.name: term.bytes for term in worst.fixed}
     workspace = sum(by_name.get(name, 0) for name in ("activation", "graphs", "runtime", "collectives"))
     return {

@@ -136,9 +136,7 @@ def _facility(writer: Writer, housed: Mapping[str, Any]) -> list[tuple[str, str]
         (
             "m_warm_up",
             writer.say(
-                "warm_up",
-                seconds=numbers.number(housed["warm_up_s"], 1),
-                profile=writer.figures["storage"]["name"],
+                "warm_up", seconds=numbers.number(housed["warm_up_s"], 1), profile=writer.figures["storage"]["name"]
             ),
         ),
         ("m_cost", cost),

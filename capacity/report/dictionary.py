@@ -20,11 +20,7 @@ def dictionary(writer: Writer) -> list[Block]:
         (f"**{name}**", text[f"o_{origin}"], value, text[f"d_{key}"], text[f"i_{key}"])
         for name, key, origin, value in _parameters(writer)
     )
-    return [
-        Paragraph(text["dictionary_intro"]),
-        Table(head, rows, wide=True),
-        Paragraph(text["dictionary_note"]),
-    ]
+    return [Paragraph(text["dictionary_intro"]), Table(head, rows, wide=True), Paragraph(text["dictionary_note"])]
 
 
 def _parameters(writer: Writer) -> list[tuple[str, str, str, str]]:

@@ -14,11 +14,7 @@ def rationale(writer: Writer) -> list[Block]:
     )
     rows = [(f"**{text[f'r_{key}']}**", *cells) for key, cells in _rows(writer)]
     terms = tuple(
-        (
-            text[f"term_{term['name']}"],
-            writer.size(term["gib"]),
-            text[f"label_{term['label']}"],
-        )
+        (text[f"term_{term['name']}"], writer.size(term["gib"]), text[f"label_{term['label']}"])
         for term in writer.figures["terms"]
     )
     return [
@@ -49,11 +45,7 @@ def _rows(writer: Writer) -> list[tuple[str, tuple[str, ...]]]:
         bytes=numbers.trimmed(load["kv_element_bytes"], 2),
     )
     budget = writer.say(
-        f"p_budget_{method}",
-        total=total,
-        overhead=overhead,
-        ratio=ratio,
-        ranks=str(writer.figures["tensor_parallel"]),
+        f"p_budget_{method}", total=total, overhead=overhead, ratio=ratio, ranks=str(writer.figures["tensor_parallel"])
     )
     sessions = writer.say("p_sessions", budget=numbers.gib(recommended["budget_per_node_gib"]), session=session)
     nodes = writer.say(

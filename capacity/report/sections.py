@@ -207,8 +207,7 @@ def _risks(writer: Writer) -> list[Block]:
                         concurrency=writer.concurrency,
                     ),
                     writer.say(
-                        "risk_limit_2",
-                        capacity=writer.numbers.number(minimum["nodes"] * minimum["sessions_per_node"]),
+                        "risk_limit_2", capacity=writer.numbers.number(minimum["nodes"] * minimum["sessions_per_node"])
                     ),
                     text["risk_limit_3"],
                 ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capacity.catalog import document
 from capacity.errors import InvalidInput, UnknownName
-from capacity.memory.kv import KvLayout, largest_context, line_at, session_bytes
+from capacity.memory.kv import KvLayout, line_at, session_bytes
 from capacity.model.layers import Layer
 from capacity.model.model import load_model, model_from_config
 from capacity.precision import FORMATS, kv_format
@@ -82,24 +82,6 @@ def test_more_tokens_never_take_fewer_bytes(name: str, one: int, two: int, dtype
     layers, kept = load_model(name).layers, layout(dtype, tensor_parallel=ranks, block_size_tokens=block)
     low, high = sorted((one, two))
     assert session_bytes(layers, low, kept) <= session_bytes(layers, high, kept)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from(NAMES), st.integers(1, 150_000), st.sampled_from(KV_DTYPES), st.sampled_from([1, 16]))
-def test_the_inverse_of_the_bytes_is_the_context(name: str, tokens: int, dtype: str, block: int) -> None:
-    layers, kept = load_model(name).layers, layout(dtype, block_size_tokens=block)
-    size = session_bytes(layers, tokens, kept)
-    found = largest_context(layers, size, 200_000, kept)
-    assert found >= tokens
-    assert session_bytes(layers, found, kept) == size
-    if line_at(layers, tokens, kept).bytes_per_token and block == 1:
-        assert found == tokens
-
-
-def test_nothing_fits_a_budget_below_the_constant_state() -> None:
-    layers = load_model("Qwen3-Next-80B-A3B").layers
-    assert largest_context(layers, 77_266_943, 4096, layout()) == -1
-    assert largest_context(layers, 77_266_944, 4096, layout()) == 0
 
 
 def test_fewer_kv_heads_than_ranks_are_copied_and_odd_ones_rounded_up() -> None:

@@ -93,6 +93,9 @@ def test_applying_any_fix_of_any_refusal_makes_the_check_pass(asked: Request) ->
     if refusal.largest_concurrency:
         assert check(asked.with_changes(concurrency=refusal.largest_concurrency)).fits
     assert not check(asked.with_changes(concurrency=refusal.largest_concurrency + 1)).fits
+    if refusal.largest_context_tokens:
+        assert check(asked.with_changes(context_tokens=refusal.largest_context_tokens)).fits
+    assert not check(asked.with_changes(context_tokens=refusal.largest_context_tokens + 1)).fits
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,7 +105,7 @@ def test_a_plan_that_fits_also_passes_the_check_at_its_own_size(asked: Request) 
     assume(verdict.fits)
     made = verdict.plan
     assert check(asked.with_changes(instances=made.instances, tensor_parallel=made.tensor_parallel)).fits
-    assert made.sessions >= asked.workload.concurrency
+    assert made.instances * made.sessions_per_instance >= asked.workload.concurrency
     if asked.engine.instances is None and made.instances > 1:
         assert not check(asked.with_changes(instances=made.instances - 1)).fits
 
@@ -123,7 +126,7 @@ def test_less_never_turns_a_fit_into_a_misfit(asked: Request, data: st.DataObjec
 @given(requests())
 def test_a_plan_goes_to_json_and_back_unchanged(asked: Request) -> None:
     made = make_plan(asked).plan
-    assert Plan.from_json(json.loads(made.dumps())) == made
+    assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
     packed = made.pack()
     assert len(packed) <= 1024
     assert packed.isascii()
