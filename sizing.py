@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Sizing: what a model and its workload need on an accelerator, what fits, and the report that says so.
+"""Sizing: what a model and its workload need on an accelerator, whether it fits, and a report of the figures.
 
-The face of the package `capacity`: this command line, and the package's public names for who imports them from here.
-Exit status: 0 fits (or done), 3 does not fit, 2 the question is wrong (one line on stderr says how).
+The command line of the package `capacity`, whose public names can be imported from here too.
+Exit status: 0 fits (or done), 3 does not fit, 2 invalid input (with one line on stderr).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from capacity.options import (
 )
 
 INVALID = 2
-# Where each command lives; loaded when it runs, so that --help and the small commands stay quick.
+# The module of a command where it is not capacity.commands; imported when it runs, so that --help stays quick.
 _MODULES = {"report": "capacity.report.report_command", "compare": "capacity.report.report_command"}
 
 
 def __getattr__(name: str) -> Any:
-    """The public names of `capacity`, loaded when first asked for so that --help stays quick."""
+    """The public names of `capacity`, loaded on first use so that --help stays quick."""
     capacity = importlib.import_module("capacity")
     if name in capacity.__all__:
         return getattr(capacity, name)
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_report(command)
     _add_explain(commands)
     _add_calibrate(commands)
-    validate = commands.add_parser("validate", help="check the catalogue, or files of your own")
+    validate = commands.add_parser("validate", help="check the catalogue, or your own files")
     validate.add_argument("files", nargs="*", help="JSON files: servers, GPUs, storage profiles, config.json")
     return parser
 
@@ -93,9 +93,9 @@ def _add_calibrate(commands: Any) -> None:
     calibrate.add_argument("--hardware", "--server", dest="hardware", default="", help="name to record")
     calibrate.add_argument("--repeats", type=whole_number(1, 100), default=3, help="requests a prompt length")
     calibrate.add_argument(
-        "--sessions", type=whole_number(1, 256), default=8, help="sessions at once, for the crowded pace"
+        "--sessions", type=whole_number(1, 256), default=8, help="concurrent sessions, for TPOT under load"
     )
-    calibrate.add_argument("--new-tokens", type=whole_number(2, 4096), default=32, help="tokens asked for")
+    calibrate.add_argument("--new-tokens", type=whole_number(2, 4096), default=32, help="tokens to generate")
     calibrate.add_argument(
         "--timeout", type=real_number(0, 3600, low_open=True), default=120.0, help="seconds a request"
     )
@@ -103,7 +103,7 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A wrong question is one line on stderr and status 2."""
+    """Run one command; returns the exit status. Invalid input is one line on stderr and status 2."""
     args = build_parser().parse_args(argv)
     module = importlib.import_module(_MODULES.get(args.command, "capacity.commands"))
     try:
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CapacityError as error:
         sys.stderr.write(f"sizing.py {args.command}: {' '.join(str(error).split())}\n")
         return INVALID
-    except BrokenPipeError:  # the reader (head, less) has gone
+    except BrokenPipeError:  # the reading process (head, less) has exited
         sys.stderr.close()
         return 0
     return status

@@ -1,4 +1,4 @@
-"""The catalogue: facts with their sources, in catalog/*.json, read once and only when asked for."""
+"""The catalogue: facts with their sources, in catalog/*.json, read once, on first use."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def document(name: str) -> Any:
 
 
 def folder() -> Path:
-    """Where the catalogue's files lie."""
+    """The folder of the catalogue's files."""
     return _FOLDER

@@ -1,4 +1,4 @@
-"""What each command does with its parsed options. Each returns the exit status; text goes to stdout."""
+"""The commands plan, check, explain, validate and calibrate: parsed options in, exit status out, text on stdout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FITS, DOES_NOT_FIT, INVALID = 0, 3, 2
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Plan: as many instances as the workload takes; 3 where no session fits, or the objective is not kept."""
+    """Plan: as many instances as the workload takes; 3 where no session fits, or the objective is not met."""
     request = request_of(args)
     return _answer(request, make_plan(request), args)
 
@@ -69,7 +69,7 @@ def run_validate(args: argparse.Namespace) -> int:
         sys.stderr.write(f"{problem}\n")
     names = [str(file) for file in files] or [file.name for file in catalogue_files()]
     if not problems:
-        print(f"sound: {', '.join(names)}")
+        print(f"valid: {', '.join(names)}")
     return INVALID if problems else FITS
 
 
@@ -81,7 +81,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
         sessions=args.sessions,
         new_tokens=args.new_tokens,
         timeout_s=args.timeout,
-        told=lambda line: print(line, file=sys.stderr),
+        log=lambda line: print(line, file=sys.stderr),
     )
     text = Measurements(args.model, args.hardware, latency=latency).dumps()
     if not args.output:
@@ -125,7 +125,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def measurements_of(args: argparse.Namespace) -> Measurements:
-    """What --measured holds; nothing measured without it."""
+    """The content of the file of --measured; nothing measured without it."""
     return read_measurements(Path(args.measured)) if args.measured else Measurements()
 
 
@@ -154,86 +154,86 @@ def _answer(request: Request, verdict: Verdict, args: argparse.Namespace) -> int
     return DOES_NOT_FIT
 
 
-def _fitting(request: Request, made: Plan, args: argparse.Namespace) -> int:
-    """The plan with its latency; 3 where memory suffices but the latency objective is not kept."""
+def _fitting(request: Request, plan: Plan, args: argparse.Namespace) -> int:
+    """The plan with its latency; 3 where memory suffices but the latency objective is not met."""
     measured = measurements_of(args).latency
-    batch = ceil_div(made.concurrency, made.instances * made.replicas_per_instance)
-    latency = estimate_latency(request, made.tensor_parallel, batch, measured)
+    batch = ceil_div(plan.concurrency, plan.instances * plan.replicas_per_instance)
+    latency = estimate_latency(request, plan.tensor_parallel, batch, measured)
     kept = None
     if args.ttft is not None or args.tpot is not None:
-        kept = largest_batch(request, made.tensor_parallel, made.sessions_per_replica, args.ttft, args.tpot, measured)
+        kept = largest_batch(request, plan.tensor_parallel, plan.sessions_per_replica, args.ttft, args.tpot, measured)
         if kept is None:
             raise InvalidInput(
                 "--ttft, --tpot", "the device's speed is not known; measure it: calibrate, then --measured"
             )
     status = FITS if kept is None or kept.max_batch >= batch else DOES_NOT_FIT
     if args.json:
-        told: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "fits": status == FITS,
-            "plan": made.to_json(),
-            "engine_arguments": made.engine_arguments,
+            "plan": plan.to_json(),
+            "engine_arguments": plan.engine_arguments,
+            "latency": asdict(latency) if latency else None,
+            "objective": asdict(kept) | {"sessions": kept.max_batch * _replicas(plan)} if kept else None,
         }
-        told["latency"] = asdict(latency) if latency else None
-        told["objective"] = asdict(kept) | {"sessions": kept.max_batch * _replicas(made)} if kept else None
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        print(json.dumps(answer, indent=1, ensure_ascii=False))
         return status
-    print(plan_text(made))
+    print(plan_text(plan))
     if latency:
-        band = f"±{latency.band:.0%}" if latency.band else "at this machine"
+        band = f"±{latency.band:.0%}" if latency.band else "on this machine"
         pace = f"TTFT {latency.ttft_s:.2f} s, TPOT {latency.tpot_s * 1e3:.1f} ms"
         load = f"{batch} sessions a replica, {latency.input_tokens} tokens in"
         print(f"  latency ({latency.label}, {band}): {pace} with {load}")
     if kept:
-        print("  " + objective_text(kept, made, batch))
+        print("  " + objective_text(kept, plan, batch))
     return status
 
 
-def _replicas(made: Plan) -> int:
+def _replicas(plan: Plan) -> int:
     """Replicas over all instances."""
-    return made.instances * made.replicas_per_instance
+    return plan.instances * plan.replicas_per_instance
 
 
-def objective_text(kept: Objective, made: Plan, batch: int) -> str:
-    """What a latency objective leaves, for a terminal."""
+def objective_text(kept: Objective, plan: Plan, batch: int) -> str:
+    """The sessions that meet a latency objective, as text."""
     if kept.infeasible == "prefill":
         return (
-            f"objective out of reach: the prompt alone takes {kept.needed_s:.2f} s; a shorter prompt, more tensor "
+            f"objective not reachable: the prompt alone takes {kept.needed_s:.2f} s; a shorter prompt, more tensor "
             "parallelism or a faster device would help"
         )
     if kept.infeasible:
         return (
-            f"objective out of reach: one session alone takes {(kept.needed_s or 0) * 1e3:.1f} ms a token; smaller "
+            f"objective not reachable: one session alone takes {(kept.needed_s or 0) * 1e3:.1f} ms a token; smaller "
             "weights, more tensor parallelism or more bandwidth would help"
         )
-    sessions = kept.max_batch * _replicas(made)
+    sessions = kept.max_batch * _replicas(plan)
     if kept.max_batch >= batch:
-        return f"objective kept, up to {sessions} sessions"
-    instances = ceil_div(made.concurrency * made.instances, sessions)
-    return f"objective kept only up to {sessions} sessions: {instances} instances would keep it"
+        return f"objective met, up to {sessions} sessions"
+    instances = ceil_div(plan.concurrency * plan.instances, sessions)
+    return f"objective met only up to {sessions} sessions: {instances} instances would meet it"
 
 
-def plan_text(made: Plan) -> str:
-    """A plan for a terminal."""
-    what = f"{made.instances} × {made.hardware}"
-    ranks = f"tensor parallel {made.tensor_parallel}" + (
-        f" × pipeline {made.pipeline_parallel}" if made.pipeline_parallel > 1 else ""
+def plan_text(plan: Plan) -> str:
+    """A plan as text."""
+    what = f"{plan.instances} × {plan.hardware}"
+    ranks = f"tensor parallel {plan.tensor_parallel}" + (
+        f" × pipeline {plan.pipeline_parallel}" if plan.pipeline_parallel > 1 else ""
     )
     lines = [
-        f"{made.model}: {made.concurrency} × {made.context_tokens} tokens fit on {what}",
-        f"  {ranks}, {made.replicas_per_instance} replica(s) a node, {made.sessions_per_instance} sessions a node",
-        f"  KV {made.kv_dtype}: {_gib(made.kv_bytes_per_session)} a session = {made.blocks_per_session} blocks of "
-        f"{made.block_size_tokens} tokens + {_gib(made.slot_bytes)}; "
-        f"{made.num_blocks} blocks, {made.num_slots} slots a rank",
-        f"  a rank needs {_gib(made.need_total_bytes)} of {_gib(made.have_bytes)} "
-        f"({made.utilization:.0%} of {_gib(made.device_bytes)}):",
+        f"{plan.model}: {plan.concurrency} × {plan.context_tokens} tokens fit on {what}",
+        f"  {ranks}, {plan.replicas_per_instance} replica(s) a node, {plan.sessions_per_instance} sessions a node",
+        f"  KV {plan.kv_dtype}: {_gib(plan.kv_bytes_per_session)} a session = {plan.blocks_per_session} blocks of "
+        f"{plan.block_size_tokens} tokens + {_gib(plan.slot_bytes)}; "
+        f"{plan.num_blocks} blocks, {plan.num_slots} slots a rank",
+        f"  a rank needs {_gib(plan.need_total_bytes)} of {_gib(plan.have_bytes)} "
+        f"({plan.utilization:.0%} of {_gib(plan.device_bytes)}):",
     ]
-    lines += [f"    {term.name:20} {_gib(term.bytes):>12}  {term.label}" for term in made.terms]
-    lines.append("  engine: " + " ".join(f"--{name} {value}" for name, value in made.engine_arguments.items()))
+    lines += [f"    {term.name:20} {_gib(term.bytes):>12}  {term.label}" for term in plan.terms]
+    lines.append("  engine: " + " ".join(f"--{name} {value}" for name, value in plan.engine_arguments.items()))
     return "\n".join(lines)
 
 
 def refusal_text(refusal: Refusal) -> str:
-    """A refusal for a terminal: what is short, what would fit, and the remedies, each checked."""
+    """A refusal as text: what is short, the largest that fits, and the fixes, each checked."""
     need: dict[str, Any] = {name: value for name, value in refusal.need_bytes.items() if value}
     lines = [
         refusal.message,
@@ -247,7 +247,7 @@ def refusal_text(refusal: Refusal) -> str:
         lines.append("  any one of these makes it fit (each was checked):")
         lines += [f"    {number}. {fix.flags}   ({fix.effect})" for number, fix in enumerate(refusal.fixes, 1)]
     else:
-        lines.append("  no single remedy or pair of them was found that makes it fit")
+        lines.append("  no fix, nor a pair of them, was found that makes it fit")
     return "\n".join(lines)
 
 

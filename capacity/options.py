@@ -1,4 +1,4 @@
-"""Command-line options that several commands share, and the records they become."""
+"""Command-line options that several commands share, and their converters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line on stderr and exits 2."""
+    """An argument parser whose errors are one line on stderr and exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the one line and leave with status 2."""
+        """Print the message as one line and exit with status 2."""
         line = " ".join(message.split())
         sys.stderr.write(f"{self.prog}: {line} (see {self.prog} --help)\n")
         raise SystemExit(2)
@@ -54,7 +54,7 @@ ratio = real_number(0, 1, low_open=True)
 
 
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """--model and the precisions; `several` lets each be given more than once."""
+    """--model and the number formats; with `several` each may be given more than once."""
     group = parser.add_argument_group("model")
     action = "append" if several else "store"
     known = "catalogue name, folder with config.json, or cached hub id"
@@ -66,7 +66,7 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 
 
 def add_hardware(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """--hardware and the flags of a custom node; `several` lets it be given more than once."""
+    """--hardware and the flags of a custom node; with `several` --hardware may be given more than once."""
     group = parser.add_argument_group("hardware")
     group.add_argument(
         "--hardware",
@@ -89,23 +89,25 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("workload")
     group.add_argument("--context", type=count, required=True, help="tokens of one session, prompt and answer together")
     group.add_argument("--concurrency", type=count, required=True, help="sessions at once")
-    group.add_argument("--input-tokens", type=count, help="tokens a request typically brings (latency, money)")
-    group.add_argument("--output-tokens", type=count, help="tokens it typically gets")
+    group.add_argument("--input-tokens", type=count, help="prompt tokens of a typical request (for latency and cost)")
+    group.add_argument("--output-tokens", type=count, help="answer tokens of a typical request")
     group.add_argument(
-        "--encoder-tokens", type=whole_number(0), default=512, help="source length, encoder–decoder models"
+        "--encoder-tokens", type=whole_number(0), default=512, help="source length of encoder–decoder models"
     )
-    group.add_argument("--embedder", help="embedding model beside it: catalogue name or folder")
-    group.add_argument("--vectors", type=whole_number(0), default=0, help="vectors in the index beside it")
-    group.add_argument("--dimensions", type=whole_number(1, 100_000), default=384, help="their width")
+    group.add_argument("--embedder", help="embedding model on the same device: catalogue name or folder")
+    group.add_argument("--vectors", type=whole_number(0), default=0, help="vectors in the index on the same node")
+    group.add_argument("--dimensions", type=whole_number(1, 100_000), default=384, help="width of a vector")
     group.add_argument("--index", default="Flat", help="FAISS factory string (default Flat)")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """How the engine is set up."""
+    """Settings of the engine."""
     group = parser.add_argument_group("engine")
-    group.add_argument("--tensor-parallel", type=whole_number(1, 1024), help="ranks a replica (default: chosen)")
+    group.add_argument("--tensor-parallel", type=whole_number(1, 1024), help="ranks a replica (default: computed)")
     group.add_argument("--pipeline-parallel", type=whole_number(1, 1024), default=1, help="pipeline stages")
-    group.add_argument("--instances", type=whole_number(1, 100_000), help="nodes (default: 1 to check, chosen to plan)")
+    group.add_argument(
+        "--instances", type=whole_number(1, 100_000), help="nodes (default: 1 for check, computed by plan)"
+    )
     group.add_argument("--utilization", type=ratio, default=0.90, help="share of device memory the engine may use")
     group.add_argument("--block-size", type=whole_number(1, 65_536), default=16, help="tokens a KV block")
     group.add_argument("--max-batch-tokens", type=count, help="tokens an engine step takes at most")
@@ -116,7 +118,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    """Scenarios, objectives and the form of a report."""
+    """Scenarios and the output of a report."""
     group = parser.add_argument_group("scenarios")
     group.add_argument(
         "--method", choices=("exact", "reference"), default="exact", help="per-rank terms, or flat overhead"
@@ -128,30 +130,30 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--spare-nodes", type=_three(whole_number(0, 100)), help="1, or three: 0,1,2")
     group.add_argument("--budget-ratio", type=_three(ratio), help="0.7, or three: 0.7,0.7,0.65")
     group.add_argument("--node-availability", type=real_number(0, 1, low_open=True), help="share of time a node is up")
-    group.add_argument("--storage-profile", default="profile_default", help="what weights are read from")
-    form = parser.add_argument_group("form")
-    form.add_argument(
+    group.add_argument("--storage-profile", default="profile_default", help="storage that weights are read from")
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--format", choices=("table", "md", "html", "json"), help="default: by --output's suffix, else table"
     )
-    form.add_argument("--json", action="store_true", help="short for --format json")
-    form.add_argument("--lang", choices=("pt-BR", "en"), default="en", help="language of the report")
-    form.add_argument("--output", help="write to this file instead of the terminal")
+    output.add_argument("--json", action="store_true", help="short for --format json")
+    output.add_argument("--lang", choices=("pt-BR", "en"), default="en", help="language of the report")
+    output.add_argument("--output", help="write to this file instead of the terminal")
 
 
 def add_objective(parser: argparse.ArgumentParser) -> None:
     """--ttft and --tpot."""
     group = parser.add_argument_group("objective")
-    group.add_argument("--ttft", type=real_number(0, 1e6, low_open=True), help="largest TTFT wanted, in seconds")
-    group.add_argument("--tpot", type=real_number(0, 1e6, low_open=True), help="largest TPOT wanted, in seconds")
+    group.add_argument("--ttft", type=real_number(0, 1e6, low_open=True), help="largest acceptable TTFT, in seconds")
+    group.add_argument("--tpot", type=real_number(0, 1e6, low_open=True), help="largest acceptable TPOT, in seconds")
 
 
 def _three(convert: Callable[[str], float]) -> Callable[[str], list[float]]:
-    """A converter for one value, or three between commas."""
+    """A converter for one value, or three separated by commas."""
 
     def convert_all(text: str) -> list[float]:
         values = [convert(part) for part in text.split(",")]
         if len(values) not in (1, 3):
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither one value nor three between commas")
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither one value nor three separated by commas")
         return values
 
     return convert_all

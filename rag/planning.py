@@ -119,7 +119,7 @@ def _hardware(settings: Settings) -> Hardware:
         return load_hardware(settings.hardware)
     if settings.device == "cpu" or not Path("/dev/nvidiactl").exists():
         return load_hardware("cpu")
-    import torch  # noqa: PLC0415 - heavy, and needed only to ask for a card
+    import torch  # noqa: PLC0415 - heavy, and needed only to find the GPU
 
     if not torch.cuda.is_available():
         return load_hardware("cpu")

@@ -1,4 +1,4 @@
-"""What this machine, or the container it is, may use: memory by cgroup and /proc/meminfo, processors by affinity."""
+"""What this machine or container may use: memory by cgroup and /proc/meminfo, processors by CPU affinity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _limit_files(root: Path) -> list[Path]:
         return files
     for line in lines:
         group = line.partition("::")[2].strip("/")
-        while group:  # a limit set on any ancestor binds too
+        while group:  # a limit of any ancestor applies too
             files.append(mount / group / "memory.max")
             group = group.rpartition("/")[0]
     return files

@@ -1,7 +1,6 @@
-"""Machines: what each card really offers, how many there are, and what one costs to house and to rent.
+"""Machines: devices with their memory and speed, and a node's facility figures and price.
 
-A card's memory is what the driver's NVML reports, not marketing gigabytes; those are kept beside it only because the
-reference method counts with them.
+A GPU's memory is what the driver's NVML reports; marketing gigabytes are kept too, for the reference method only.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Device:
     confidence: str
 
     def peak(self, dtype: str) -> float | None:
-        """Dense FLOP/s at `dtype`; the nearest wider format's where the card has none, None where nothing is known."""
+        """Dense FLOP/s at `dtype`; the nearest wider format's where it has none, None where neither is known."""
         for candidate in (dtype, *_WIDER.get(dtype, ())):
             if self.peak_flops.get(candidate):
                 return self.peak_flops[candidate]
@@ -64,7 +63,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One node: `devices` cards of one kind, and what the node itself is.
+    """One node: `devices` accelerators of one kind, main memory, facility figures and price.
 
     `kind` is server, instance, gpu, cpu or custom. Facility figures and price are None where not known. `local_disk`:
     a SageMaker type with instance store volumes, which takes no EBS volume.

@@ -1,7 +1,7 @@
-"""What a CUDA caching allocator counts for a tensor: allocations above 10 MiB come in whole blocks of 2 MiB.
+"""Rounding by the CUDA caching allocator: allocations above 10 MiB come in whole blocks of 2 MiB.
 
-A block whose rest is above 1 MiB is split and the rest given back; a smaller rest stays with the tensor. Weights that
-are repacked for a kernel keep any rest: they are made while what was loaded is still held. Engines log memory as this
+A block whose rest is above 1 MiB is split and the rest freed; a smaller rest stays allocated. Weights repacked for a
+kernel keep any rest: they are made while the loaded tensor still exists. Engines log memory as this
 allocator counts it, so shapes that are no multiple of 2 MiB weigh more than their bytes.
 """
 
@@ -28,8 +28,8 @@ _FUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A part as a rank holds it: the layers it occurs in, how often, the bytes of one, and whether it was repacked."""
+class RankPart:
+    """A part on one rank: the layers it occurs in, how often, the bytes of one, and whether it was repacked."""
 
     part: Part
     layers: tuple[int | None, ...]
@@ -53,13 +53,13 @@ def fused_name(part: Part) -> str:
     return _FUSED.get(part.name, part.name)
 
 
-def rank_rounding_bytes(parts: Iterable[Held]) -> int:
-    """What the allocator adds on one rank. Experts are two tensors: what goes in (gate and up), and what comes out."""
+def rank_rounding_bytes(parts: Iterable[RankPart]) -> int:
+    """What the allocator adds on one rank. Experts are two tensors: gate and up, and down."""
     sizes: dict[tuple[str, tuple[int | None, ...]], Fraction] = {}
-    first: dict[tuple[str, tuple[int | None, ...]], Held] = {}
+    first: dict[tuple[str, tuple[int | None, ...]], RankPart] = {}
     for held in parts:
         if held.part.role == "vision":
-            continue  # many small tensors of a shape of their own
+            continue  # many small tensors of other shapes
         shares = [Fraction(2, 3), Fraction(1, 3)] if held.part.role == "expert" else [Fraction(1)]
         for number, share in enumerate(shares):
             key = (f"{fused_name(held.part)}{number}", held.layers)

@@ -1,7 +1,7 @@
 """Device memory that is neither weights nor KV: activations, CUDA graphs, contexts, collectives. All estimates.
 
-Sources are in catalog/overheads.json. Measure at boot and hand the figures in as `Measured`: the plan is then
-recomputed by the same functions, its terms labelled measured.
+Sources are in catalog/overheads.json. Figures measured at boot are passed as `Measured`: the same
+functions then compute the plan with terms labelled measured.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from capacity.model.model import Model
 from capacity.precision import element_bytes
 from capacity.units import GIB, MIB
 
-# Bytes of activation a token and unit of attention width, in elements, by tensor parallelism: measured peaks.
+# Activation elements a token and unit of attention width, by tensor parallelism: measured peaks.
 _LAYER_FACTOR = {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0}
-# Peaks seen are 39.3 to 40.5 kB a vocabulary entry at 1,024 rows: the sampler's warm-up, 39 bytes a row and entry.
+# Measured peaks are 39.3 to 40.5 kB a vocabulary entry at 1,024 rows: the sampler's warm-up, 39 bytes a row and entry.
 _SAMPLER_BYTES = 39
 _CONTEXT_BYTES = round(0.61 * GIB)  # CUDA context and libraries, H100; 0.7 on a B200
 _COLLECTIVE_BYTES = {1: 0, 2: 342 * MIB, 4: 392 * MIB, 8: 392 * MIB}
 _FRAMEWORK_BYTES = {1: round(0.13 * GIB), 2: round(0.55 * GIB)}
-# CUDA graphs: 0.39 GiB (24 layers) to 1.03 GiB (36 layers, 128 experts) were seen; 16 to 29 MiB a layer.
+# CUDA graphs: 0.39 GiB (24 layers) to 1.03 GiB (36 layers, 128 experts) were measured; 16 to 29 MiB a layer.
 _GRAPH_BYTES_PER_LAYER = 20 * MIB
 # A Python process that serves with torch, transformers, OpenVINO and faiss, less the models: resident memory after some
-# hundred requests, with the code of the libraries that was read by then.
+# hundred requests, with the library code that was paged in by then.
 PROCESS_BYTES = 560 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a boot measured, in bytes a rank; None keeps the estimate."""
+    """Figures measured at boot, in bytes a rank; None keeps the estimate."""
 
     activation_bytes: int | None = None
     graph_bytes: int | None = None

@@ -1,4 +1,4 @@
-"""Bytes of a vector index, from a FAISS factory string: what one vector takes and what the index holds besides."""
+"""Bytes of a vector index, from a FAISS factory string: bytes of a vector, and fixed bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class IndexSize:
     fixed_bytes: int
 
     def total_bytes(self, vectors: int) -> int:
-        """Bytes of the index with so many vectors."""
+        """Bytes of the index with that many vectors."""
         return -int(-self.bytes_per_vector * vectors // 1) + self.fixed_bytes
 
 
@@ -32,23 +32,23 @@ def index_size(factory: str, dimensions: int) -> IndexSize:
     """
     if dimensions < 1:
         raise InvalidInput("dimensions", f"{dimensions} is below 1")
-    tally = _Tally(dimensions, dimensions)
+    size = _IndexBytes(dimensions, dimensions)
     for part in factory.split(","):
         name = part.strip()
         for pattern, add in _PARTS:
             if match := re.fullmatch(pattern, name):
-                add(tally, *(int(group) if group else 0 for group in match.groups()))
+                add(size, *(int(group) if group else 0 for group in match.groups()))
                 break
         else:
-            raise InvalidInput("index", f"{name!r} in {factory!r} is no FAISS factory part known here")
-    if not tally.coded:
-        _flat(tally)  # HNSW32 alone stores flat vectors
-    return IndexSize(tally.each, tally.fixed)
+            raise InvalidInput("index", f"{name!r} in {factory!r} is not a supported FAISS factory part")
+    if not size.coded:
+        _flat(size)  # HNSW32 alone stores flat vectors
+    return IndexSize(size.each, size.fixed)
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Bytes a vector and fixed bytes so far; `width` is that of the vectors at this point of the chain."""
+class _IndexBytes:
+    """Bytes a vector and fixed bytes of the parts so far; `width` is that of the vectors at this point of the chain."""
 
     dimensions: int
     width: int
@@ -57,54 +57,54 @@ class _Tally:
     coded: bool = False
 
 
-def _rotation(tally: _Tally, target: int = 0) -> None:
-    target = target or tally.width
-    tally.fixed += tally.width * target * 4
-    tally.width = target
+def _rotation(size: _IndexBytes, target: int = 0) -> None:
+    target = target or size.width
+    size.fixed += size.width * target * 4
+    size.width = target
 
 
-def _inverted_lists(tally: _Tally, lists: int) -> None:
-    tally.each += _ID_BYTES
-    tally.fixed += lists * tally.width * 4
+def _inverted_lists(size: _IndexBytes, lists: int) -> None:
+    size.each += _ID_BYTES
+    size.fixed += lists * size.width * 4
 
 
-def _graph(tally: _Tally, links: int) -> None:
+def _graph(size: _IndexBytes, links: int) -> None:
     # Level 0 keeps 2·m neighbours, each level above m, and a vector reaches 1/(m−1) levels above on average; a level
     # (4 bytes) and an offset (8) are kept for each.
-    tally.each += _LINK_BYTES * (2 * links + links / max(1, links - 1)) + 4 + 8
+    size.each += _LINK_BYTES * (2 * links + links / max(1, links - 1)) + 4 + 8
 
 
-def _ids(tally: _Tally) -> None:
-    tally.each += _ID_BYTES
+def _ids(size: _IndexBytes) -> None:
+    size.each += _ID_BYTES
 
 
-def _scalar(tally: _Tally, bits: int) -> None:
-    tally.each += -(-tally.width * bits // 8)
-    tally.fixed += 8 * tally.width
-    tally.coded = True
+def _scalar(size: _IndexBytes, bits: int) -> None:
+    size.each += -(-size.width * bits // 8)
+    size.fixed += 8 * size.width
+    size.coded = True
 
 
-def _half(tally: _Tally) -> None:
-    _scalar(tally, 16)
+def _half(size: _IndexBytes) -> None:
+    _scalar(size, 16)
 
 
-def _product(tally: _Tally, pieces: int, bits: int) -> None:
+def _product(size: _IndexBytes, pieces: int, bits: int) -> None:
     bits = bits or 8
-    tally.each += -(-pieces * bits // 8)
-    tally.fixed += 2**bits * tally.width * 4
-    tally.coded = True
+    size.each += -(-pieces * bits // 8)
+    size.fixed += 2**bits * size.width * 4
+    size.coded = True
 
 
-def _flat(tally: _Tally) -> None:
-    tally.each += 4 * tally.width
-    tally.coded = True
+def _flat(size: _IndexBytes) -> None:
+    size.each += 4 * size.width
+    size.coded = True
 
 
-def _refine(tally: _Tally) -> None:
-    tally.each += 4 * tally.dimensions
+def _refine(size: _IndexBytes) -> None:
+    size.each += 4 * size.dimensions
 
 
-def _nothing(tally: _Tally) -> None:
+def _nothing(size: _IndexBytes) -> None:
     """A transformation that stores nothing."""
 
 

@@ -1,4 +1,4 @@
-"""Weight bytes that one rank holds: exact totals from files, shared out as tensor- and pipeline-parallel engines do."""
+"""Weight bytes of one rank: exact totals from files, divided as tensor- and pipeline-parallel engines do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from fractions import Fraction
 
-from capacity.memory.allocation import Held, rank_rounding_bytes
+from capacity.memory.allocation import RankPart, rank_rounding_bytes
 from capacity.memory.kv import ceil_fraction
 from capacity.model.model import Model, PartGroup
 from capacity.precision import WeightFormat, element_bytes, weight_format
@@ -54,7 +54,7 @@ def stages(layers: int, pipeline_parallel: int) -> list[range]:
 
 
 def checkpoint_bytes(model: Model, requantized: WeightFormat | None = None) -> tuple[int, bool, str]:
-    """(bytes, exact, source) of the whole checkpoint, speculative layers included; by formula where no file tells."""
+    """(bytes, exact, source) of the whole checkpoint, speculative layers included; else by formula."""
     if requantized is None and model.checkpoint is not None:
         return model.checkpoint.tensor_bytes, model.checkpoint.exact, model.checkpoint.source
     source = "parameter formula over the configuration"
@@ -98,7 +98,7 @@ def rank_weights(
     spans = stages(len(model.layers), pipeline_parallel)
     for number, span in enumerate(spans):
         held = padding = Fraction(0)
-        tensors: list[Held] = []
+        tensors: list[RankPart] = []
         for group in model.groups:
             count = _occurrences(model, group, span, number, len(spans))
             if not count:
@@ -123,21 +123,21 @@ def rank_weights(
 
 
 def _unloaded(model: Model) -> tuple[int, bool]:
-    """(bytes of the file that engines leave there, whether the formula must leave its speculative layers out too).
+    """(bytes of the file that engines do not load, whether the formula must leave its speculative layers out too).
 
-    Where neither headers nor names tell of speculative layers, the formula holds them as the file does.
+    Where neither headers nor names show speculative layers, the formula counts them as the file does.
     """
     file = model.checkpoint
     if file is None:
         return 0, False
     left = file.unloaded_bytes
-    if file.repeats_head and not file.dtypes:  # only the index spoke: the copy's bytes are those of the table
+    if file.repeats_head and not file.dtypes:  # only the index was read: the copy has the bytes of the table
         left += ceil_fraction(model.vocabulary * model.hidden_size * element_bytes(model.dtype))
     return left, file.speculates is False or (file.speculates is True and bool(file.dtypes))
 
 
 def _bytes(model: Model, group: PartGroup, elements: int, plain: int, requantized: WeightFormat | None) -> Fraction:
-    """Bytes of so many elements of one part, as published or requantised; biases keep the model's dtype."""
+    """Bytes of these elements of one part, as published or requantised; biases keep the model's dtype."""
     usual = element_bytes(model.dtype)
     if requantized is not None and requantized.scope == "all":
         return (elements + plain) * requantized.bytes_per_parameter
@@ -190,7 +190,9 @@ def _is_mxfp4(model: Model, requantized: WeightFormat | None) -> bool:
     return weights is not None and weights.name == "mxfp4"
 
 
-def _tensors(model: Model, group: PartGroup, count: int, elements: int, requantized: WeightFormat | None) -> list[Held]:
+def _tensors(
+    model: Model, group: PartGroup, count: int, elements: int, requantized: WeightFormat | None
+) -> list[RankPart]:
     """The part as tensors of whole bytes an element, or of integers repacked for a kernel; none where its layout is not
     known (MXFP4, NVFP4, blocks of fp8 with their scales)."""
     published = model.quantization.weights if group.quantized and model.quantization else None
@@ -198,10 +200,10 @@ def _tensors(model: Model, group: PartGroup, count: int, elements: int, requanti
     weights = published if requantized is None else requantized if linear or requantized.scope == "all" else None
     known = weights is None or weights.name in ("fp32", "fp16", "bf16", "fp8")
     repacked = weights is not None and weights.name.startswith("int")
-    if repacked and weights is not None:  # codes apart from scales, which are small tensors of their own
-        return [Held(group.part, group.layers, count, elements * Fraction(int(weights.name[3:]), 8), True)]
+    if repacked and weights is not None:  # without scales, which are separate small tensors
+        return [RankPart(group.part, group.layers, count, elements * Fraction(int(weights.name[3:]), 8), True)]
     size = _bytes(model, group, elements, 0, requantized)
-    return [Held(group.part, group.layers, count, size, False)] if known else []
+    return [RankPart(group.part, group.layers, count, size, False)] if known else []
 
 
 def _mxfp4_padding(model: Model, elements: int) -> Fraction:

@@ -1,7 +1,7 @@
-"""One flat view of a model's config.json, whatever names its family spells things with.
+"""A flat view of a model's config.json, under one name for each field whatever the family calls it.
 
 A saved configuration omits the fields that equal its class's default, so the class's defaults (catalog/defaults.json)
-fill what is missing, exactly as the library that wrote the file would. What neither has is an error naming the field.
+fill what is missing, as the library that wrote the file does. A field in neither is an error that names it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "layer_types": ("layers_block_type",),
     "ssm_dtype": ("mamba_ssm_dtype", "mamba_ssm_cache_dtype"),
 }
-# Wrappers whose language model sits one level down, by the model_type to assume where the inner one names none.
+# Wrappers that nest their language model's config, and the model_type to assume where the nested one has none.
 _TEXT_OF = {
     "gemma3": "gemma3_text",
     "gemma3n": "gemma3n_text",
@@ -54,7 +54,7 @@ _TEXT_OF = {
     "llava_next": "llama",
     "kimi_k25": "kimi_k2",
 }
-# Beyond these a file is a mistake, and counting its layers one by one would take all day.
+# Larger values are mistakes, and counting that many layers one by one would take too long.
 _MOST_LAYERS, _LARGEST = 2_000, 2**40
 _INNER = ("text_config", "llm_config", "language_config")
 
@@ -92,22 +92,22 @@ class Config:
     def get(self, field: str, default: Any = None) -> Any:
         """The value of `field` under any of its spellings: the file's, else the class default, else `default`.
 
-        A null in the file is an answer: it keeps the class default out.
+        A null in the file counts as given: the class default is not used.
         """
-        for layer in (self._text, self._defaults):
+        for source in (self._text, self._defaults):
             for key in (field, *_SPELLINGS.get(field, ())):
-                if layer.get(key) is not None:
-                    return layer[key]
-                if key in layer:
+                if source.get(key) is not None:
+                    return source[key]
+                if key in source:
                     return default
         return default
 
     def top(self, field: str) -> Any:
         """A field that the whole checkpoint shares (dtype, quantization_config, tie_word_embeddings)."""
-        for layer in (self.raw, self._text, self._defaults):
+        for source in (self.raw, self._text, self._defaults):
             for key in (field, *_SPELLINGS.get(field, ())):
-                if layer.get(key) is not None:
-                    return layer[key]
+                if source.get(key) is not None:
+                    return source[key]
         return None
 
     def explicit(self, field: str) -> bool:
@@ -115,7 +115,7 @@ class Config:
         return any(key in self._text for key in (field, *_SPELLINGS.get(field, ())))
 
     def integer(self, field: str, default: int | None = None, minimum: int = 1) -> int:
-        """`field` as an integer of at least `minimum`; raises InvalidInput where it is missing, odd or too small."""
+        """`field` as an integer of at least `minimum`; raises InvalidInput where it is missing or not such a number."""
         value = self.get(field, default)
         if value is None:
             raise InvalidInput(field, f"missing in {self.source} and {self.model_type} has no default for it")
@@ -131,20 +131,20 @@ class Config:
         return self.integer(field, minimum=0) if self.get(field) is not None else 0
 
     def share(self, field: str, default: float = 1.0) -> float:
-        """`field` as a share of a whole, looked for beside the rotary settings too; InvalidInput outside 0–1."""
+        """`field` as a fraction, read from the rotary settings too; InvalidInput outside 0–1."""
         scaling = self.get("rope_parameters") or self.get("rope_scaling")
-        told = scaling.get(field) if isinstance(scaling, Mapping) else None
-        value = told if told is not None else self.get(field, default)
+        scaled = scaling.get(field) if isinstance(scaling, Mapping) else None
+        value = scaled if scaled is not None else self.get(field, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise InvalidInput(field, f"{value!r} in {self.source} is not a share of 1")
+            raise InvalidInput(field, f"{value!r} in {self.source} is not a fraction of 1")
         return float(value)
 
     def flag(self, field: str, default: bool = False) -> bool:
         """`field` as a truth value."""
         return bool(self.get(field, default))
 
-    def told(self, rule: bool | str) -> bool:
-        """A family's flag: itself, or the truth of the field that it names."""
+    def resolve(self, rule: bool | str) -> bool:
+        """The value of a family's flag: itself, or that of the config field that it names."""
         return self.flag(rule) if isinstance(rule, str) else rule
 
     @property
@@ -165,10 +165,10 @@ class Config:
             if self.model_type == "falcon" and new_layout:
                 return self.integer("num_key_value_heads", heads)
             return 1 if self.flag("multi_query", True) else heads
-        told = self.explicit("num_key_value_heads") or not (
+        given = self.explicit("num_key_value_heads") or not (
             self.family.kv_is_heads and self.explicit("num_attention_heads")
         )
-        return self.integer("num_key_value_heads", heads) if told else heads
+        return self.integer("num_key_value_heads", heads) if given else heads
 
 
 def _counted(text: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""What sets one model family apart: biases, norms, gates, experts and the pattern of its attention layers.
+"""Differences between model families: biases, norms, gates, experts and the pattern of attention layers.
 
-One row a `model_type`. Rows say what a config.json does not: the shape of the classes that read it. Every row is held
-against the parameter counts of the reference implementation by the tests' recorded totals.
+One row a `model_type`, with what a config.json leaves to the classes that read it. Tests compare every row with the
+parameter counts of the reference implementation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A row. A flag given as a string is the name of the config field that decides."""
+    """A row. A flag given as a string is the name of the config field with its value."""
 
     defaults_of: str
     attention: str = "gqa"  # gqa | mla | t5
@@ -38,10 +38,10 @@ class Family:
     state: str = ""  # "" | gdn | mamba1 | mamba2 : the kind of the layers without attention
     kv_is_heads: bool = False  # KV heads equal the heads where the file has heads but no KV heads
     multi_query: bool = False
-    fixed_head_dim: bool = False  # the class default of head_dim holds whatever hidden_size is
+    fixed_head_dim: bool = False  # the class default of head_dim applies for any hidden_size
     rotary: bool = True
     rotary_tables: int = 1
-    extra: str = ""  # families with parts of their own: see parameters.py
+    extra: str = ""  # families with parts that no other has: see parameters.py
 
 
 _LLAMA = Family("llama", qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", kv_is_heads=True)

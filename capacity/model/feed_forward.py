@@ -8,7 +8,7 @@ from capacity.model.parameter_parts import Part, linear
 
 def dense(config: Config, width: int, name: str = "mlp") -> list[Part]:
     """A dense feed-forward layer of inner width `width`."""
-    hidden, bias = config.integer("hidden_size"), config.told(config.family.mlp_bias)
+    hidden, bias = config.integer("hidden_size"), config.resolve(config.family.mlp_bias)
     up = ["up_proj", "gate_proj"] if config.family.gated else ["up_proj"]
     found = [linear(f"{name}.{projection}", hidden, width, bias=bias) for projection in up]
     return [*found, linear(f"{name}.down_proj", width, hidden, bias=bias, bias_whole=True)]

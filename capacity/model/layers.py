@@ -1,4 +1,4 @@
-"""The layers of a model as the KV cache sees them: what each one stores, for how many tokens, and how it is sharded."""
+"""What each layer of a model stores in the KV cache, for how many tokens, and how it is sharded."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ _GROUPS = {"full": _FULL, "sliding": _LOCAL, "chunked": _CHUNKED, "state": _STAT
 
 
 def _declared(config: Config) -> list[str] | None:
-    """The pattern that the file itself spells out, if it does."""
+    """The layer pattern given in the file, None without one."""
     pattern = config.get("hybrid_override_pattern")
     if isinstance(pattern, str):
         return list(pattern)
@@ -118,7 +118,7 @@ def _length(layers: object) -> object:
 
 
 def _by_rule(config: Config) -> list[str]:
-    """The pattern that the family lays down where the file spells none out."""
+    """The family's layer pattern, for a file without one."""
     count, family = config.integer("num_hidden_layers"), config.family
     if family.attention == "t5":
         return ["full_attention"] * config.integer("num_decoder_layers", count)
@@ -146,13 +146,13 @@ def _alternate(config: Config, index: int) -> bool:
 
 
 def _beyond_first(config: Config, index: int) -> bool:
-    """Qwen's rule: only where it is switched on, from max_window_layers on."""
+    """Qwen's rule: only with use_sliding_window, from layer max_window_layers on."""
     first = config.integer("max_window_layers", config.integer("num_hidden_layers"), minimum=0)
     return config.flag("use_sliding_window") and index >= first
 
 
 def _all_but_every(config: Config, index: int) -> bool:
-    """All layers but every n-th; some files spell the period as a word of L (local) and G (global)."""
+    """All layers but every n-th; some files give the period as a string of L (local) and G (global)."""
     period = config.get("sliding_window_pattern") or config.family.window_period
     if isinstance(period, str):
         return period[index % len(period)] == "L"
@@ -178,7 +178,7 @@ def _state_rule(config: Config, index: int) -> str:
         return "full_attention" if index % period == offset else "mamba"
     attending = config.get("attn_layer_indices")
     if attending is None:
-        raise InvalidInput("layer_types", f"missing in {config.source}: which layers attend can't be told")
+        raise InvalidInput("layer_types", f"missing in {config.source}: it lists the attention layers")
     return "full_attention" if index in attending else "mamba"
 
 
@@ -199,7 +199,7 @@ def _layer(config: Config, kind: str, index: int) -> Layer:
 
 
 def attention_shape(config: Config, kind: str) -> tuple[int, int]:
-    """(KV heads, head width) of an attention layer of `kind`; one family gives its full layers a shape of their own."""
+    """(KV heads, head width) of an attention layer of `kind`; in one family full layers have another shape."""
     if config.family.extra == "gemma4" and kind == "full":
         heads = config.kv_heads
         if config.flag("attention_k_eq_v") and config.get("num_global_key_value_heads"):
@@ -209,7 +209,7 @@ def attention_shape(config: Config, kind: str) -> tuple[int, int]:
 
 
 def state_of(config: Config) -> RecurrentState:
-    """The recurrent state of one state layer. Its dtype is the file's where it says, else fp32 (convolutions bf16)."""
+    """The recurrent state of one state layer. Its dtype is the file's, else fp32 (convolutions bf16)."""
     state_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}.get(str(config.get("ssm_dtype", "float32")), 4)
     if config.family.state == "gdn":
         keys, values = config.integer("linear_num_key_heads"), config.integer("linear_num_value_heads")

@@ -49,8 +49,8 @@ def mamba1(config: Config) -> list[Part]:
     """Mamba as Jamba has it: low-rank time step, norms on dt, B and C."""
     hidden, size = config.integer("hidden_size"), config.integer("ssm_state_size")
     inner = config.integer("mamba_expand") * hidden
-    told = config.get("mamba_dt_rank") if config.explicit("mamba_dt_rank") else "auto"
-    rank = -(-hidden // 16) if told in (None, "auto") else config.integer("mamba_dt_rank")
+    given = config.get("mamba_dt_rank") if config.explicit("mamba_dt_rank") else "auto"
+    rank = -(-hidden // 16) if given in (None, "auto") else config.integer("mamba_dt_rank")
     kernel = config.integer("conv_kernel") + int(config.flag("mamba_conv_bias", True))
     return [
         linear("mamba.in_proj", hidden, 2 * inner),

@@ -13,11 +13,11 @@ VOCABULARY_MULTIPLE = 64
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`elements` are what quantisation may shrink (by role); `plain_elements` (biases) never are.
+    """`elements` may be quantised, depending on `role`; `plain_elements` (biases) never are.
 
-    `sharing`: whole (on every rank), split (an equal share), kv (by KV head, copied where heads are too few), vocab.
+    `sharing`: whole (on every rank), split (an equal share), kv (by KV head, replicas where too few), vocab.
     `role`: linear, expert, router, embedding, head, vision or other.
-    `layer` is the layer's index, None outside the layers. `loaded` is false for what engines leave in the file.
+    `layer` is the layer's index, None outside the layers. `loaded` is false for what engines do not load.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Part:
 
     @property
     def total_elements(self) -> int:
-        """All parameters of the part, biases included, on all ranks together (copies counted once)."""
+        """All parameters of the part, biases included, on all ranks together (replicas counted once)."""
         return self.elements + self.plain_elements
 
     def at(self, layer: int) -> Part:
@@ -41,7 +41,7 @@ class Part:
         return replace(self, layer=layer)
 
     def not_loaded(self) -> Part:
-        """This part, left in the file by engines."""
+        """This part, marked as not loaded by engines."""
         return replace(self, loaded=False)
 
     def rank_elements(self, tensor_parallel: int, *, padded: bool = True) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def _layer(config: Config, index: int, kind: str) -> list[Part]:
         found += _STATES[family.state](config)
     if kind in ("full", "sliding", "chunked", "hybrid"):
         found += _mla(config) if family.attention == "mla" else _attention(config, index, kind)
-    if family.experts == "pattern":  # one mixer a layer: attention, state, experts or feed-forward
+    if family.experts == "pattern":  # one block a layer: attention, state, experts or feed-forward
         symbol = str(config.get("hybrid_override_pattern") or "")[index : index + 1]
         if symbol == "E":
             found += experts(config)
@@ -69,15 +69,17 @@ def _attention(config: Config, index: int, kind: str) -> list[Part]:
     heads = config.integer("num_attention_heads")
     kv_heads, width = attention_shape(config, kind)
     queries = heads * width * (2 if family.query_gate else 1)
-    bias = config.told(family.qkv_bias)
+    bias = config.resolve(family.qkv_bias)
     found = [linear("self_attn.q_proj", hidden, queries, bias=bias)]
     reads_another = index >= config.integer("num_hidden_layers") - (config.get("num_kv_shared_layers") or 0)
     if not reads_another or family.extra == "gemma3n":  # Gemma-3n ships the unused projections of its sharing layers
         found.append(linear("self_attn.k_proj", hidden, kv_heads * width, "kv", bias, kv_heads=kv_heads))
         if not (family.extra == "gemma4" and kind == "full" and config.flag("attention_k_eq_v")):
             found.append(linear("self_attn.v_proj", hidden, kv_heads * width, "kv", bias, kv_heads=kv_heads))
-    found.append(linear("self_attn.o_proj", heads * width, hidden, bias=config.told(family.out_bias), bias_whole=True))
-    if family.qk_norm and config.told(family.qk_norm_if):
+    found.append(
+        linear("self_attn.o_proj", heads * width, hidden, bias=config.resolve(family.out_bias), bias_whole=True)
+    )
+    if family.qk_norm and config.resolve(family.qk_norm_if):
         keys = 0 if reads_another and family.extra == "gemma4" else 1
         if family.qk_norm == "head":
             found.append(Part("self_attn.qk_norm", (1 + keys) * width))
@@ -151,7 +153,7 @@ def _outside(config: Config, count: int) -> list[Part]:
     found.append(Part("norm", family.final_norms * hidden * (2 if family.norm_bias else 1)))
     if not config.top("tie_word_embeddings"):
         found.append(Part("lm_head", vocabulary * projected, "vocab", "head", rows=vocabulary))
-    if config.told(family.head_bias):
+    if config.resolve(family.head_bias):
         found.append(Part("lm_head.bias", vocabulary, "vocab", "head", rows=vocabulary))
     small = config.optional("hidden_size_per_layer_input")
     if family.extra in ("gemma3n", "gemma4") and small:
@@ -164,7 +166,7 @@ def _outside(config: Config, count: int) -> list[Part]:
     return found
 
 
-# Families whose published checkpoints hold the multi-token-prediction layers that their configurations announce.
+# Families whose published checkpoints contain the multi-token-prediction layers of their configurations.
 _SPECULATIVE = {
     "deepseek_v3",
     "deepseek_v32",
@@ -178,7 +180,7 @@ _SPECULATIVE = {
 
 
 def _speculative(config: Config, kinds: tuple[str, ...]) -> list[Part]:
-    """Multi-token-prediction layers: in the files, not loaded unless an engine is told to speculate."""
+    """Multi-token-prediction layers: in the files, and not loaded without speculative decoding."""
     count = config.integer("mtp_layers", 0, minimum=0)
     if not count or config.model_type not in _SPECULATIVE:
         return []

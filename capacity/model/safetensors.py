@@ -19,12 +19,12 @@ _LARGEST_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Bytes of a checkpoint's tensors; `exact` is false where a formula made them up.
+    """Bytes of a checkpoint's tensors; `exact` is false where they are not from a file.
 
-    `dtypes` counts bytes by the tensors' own dtype where headers were read. `source` says where the figure is from.
-    `unloaded_bytes`, where headers tell, is what engines leave in the file: multi-token-prediction layers, and a head
-    that only repeats the tied embeddings. `speculates` and `repeats_head` say which of them are there, by the tensors'
-    names; `speculates` is None where those are not known.
+    `dtypes` counts bytes by the tensors' dtype where headers were read. `source` says where the figure is from.
+    `unloaded_bytes`, known from headers, is what engines do not load: multi-token-prediction layers, and a head that
+    only repeats the tied embeddings. `speculates` and `repeats_head` say which of them the file has, by the tensors'
+    names; `speculates` is None where names are not known.
     """
 
     tensor_bytes: int
@@ -40,7 +40,7 @@ def read_checkpoint(folder: Path, layers: int, tied: bool = False) -> Checkpoint
     """The checkpoint in `folder`: headers of its *.safetensors, else the index's total_size, else None.
 
     `layers` is the number of decoder layers: tensors of layers beyond it are speculative ones. `tied` is whether the
-    head is the embedding table, so that a head in the file is only a copy.
+    head is the embedding table, so that a head in the file is a copy of it.
     Raises BrokenFile for a file that is not safetensors.
     """
     index_file = folder / INDEX
@@ -102,10 +102,10 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         with file.open("rb") as stream:
             prefix = stream.read(8)
             if len(prefix) < 8:
-                raise BrokenFile(f"{file}: {len(prefix)} bytes, too short for a safetensors file")
+                raise BrokenFile(f"{file}: {len(prefix)} bytes are too short for a safetensors file")
             (length,) = struct.unpack("<Q", prefix)
             if length > _LARGEST_HEADER_BYTES:
-                raise BrokenFile(f"{file}: a header of {length} bytes is no safetensors header")
+                raise BrokenFile(f"{file}: a header of {length} bytes is not a safetensors header")
             header = json.loads(stream.read(length))
     except OSError as error:
         raise BrokenFile(f"{file}: can't be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Parameters of the vision towers that some language models carry, and of what joins the two."""
+"""Parameters of vision towers, and of the projectors that join them to a language model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Measures a running engine's latency, so that a plan can stand on figures of its own machine.
+"""Measures the latency of a running engine, so that a plan can use figures of the machine it is for.
 
-Speaks this project's own shape to …/invocations and chat completions to any other address, streamed as server-sent
-events. Prompts of several lengths, one at a time, give the pace of prefill as the slope of TTFT; the time between
-tokens gives TPOT, once alone and once with several sessions at once.
+Sends this project's request body to …/invocations and chat completions to any other address; answers are streamed as
+server-sent events. Prompts of several lengths, one at a time, give the prefill rate as the slope of TTFT; the time
+between tokens gives TPOT, of one session alone and of several at once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _WORDS = ("river", "stone", "lamp", "cloud", "paper", "garden", "window", "bridg
 
 
 class RefusedPrompt(CapacityError):  # noqa: N818 - named for what happened
-    """The engine takes no prompt of this length."""
+    """The engine refused a prompt, as too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencySample:
-    """One streamed answer: seconds to its first token and, on average, between tokens (None: it had one)."""
+    """One streamed answer: seconds to its first token and, on average, between tokens (None if it had one token)."""
 
     ttft_s: float
     tpot_s: float | None
@@ -45,16 +45,18 @@ def measure(
     sessions: int = 8,
     new_tokens: int = 32,
     timeout_s: float = 120.0,
-    told: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> MeasuredLatency:
-    """Latency of the engine at `url`, its whole endpoint, alone and with `sessions` at once.
+    """Latency of the engine at `url` (the endpoint's full address), with one session and with `sessions` at once.
 
-    `told` hears one line a request. Raises CapacityError where the engine can't be reached or answers in another shape.
+    `log` gets a line a request. Raises CapacityError where the engine can't be reached or the answer can't be parsed.
     """
     if not url.startswith(("http://", "https://")):
         raise InvalidInput("url", f"{url[:80]!r} is not an http address")
     samples: list[LatencySample] = []
-    _sample(url, _prompt(prompt_words[0], 0), new_tokens, timeout_s)  # the first request warms what is lazily made
+    _sample(
+        url, _prompt(prompt_words[0], 0), new_tokens, timeout_s
+    )  # warm-up: the first request initialises what is lazy
     for words in prompt_words:
         for turn in range(repeats):
             try:
@@ -62,10 +64,10 @@ def measure(
             except RefusedPrompt as error:
                 if not samples:
                     raise
-                told(f"prompts of {words} words and more are left out: {error}")
+                log(f"prompts of {words} words and more are left out: {error}")
                 break
             samples.append(sample)
-            told(f"{sample.prompt_tokens} tokens in: first after {sample.ttft_s:.3f} s, {sample.completion_tokens} out")
+            log(f"{sample.prompt_tokens} tokens in: first after {sample.ttft_s:.3f} s, {sample.completion_tokens} out")
         else:
             continue
         break
@@ -74,29 +76,29 @@ def measure(
         with ThreadPoolExecutor(sessions) as pool:
             prompts = [_prompt(prompt_words[0], turn) for turn in range(sessions)]
             together = list(pool.map(lambda prompt: _sample(url, prompt, new_tokens, timeout_s), prompts))
-        told(f"{sessions} sessions at once: {sum(sample.completion_tokens for sample in together)} tokens out")
+        log(f"{sessions} sessions at once: {sum(sample.completion_tokens for sample in together)} tokens out")
     return fit(samples, together)
 
 
 def fit(samples: Sequence[LatencySample], together: Sequence[LatencySample] = ()) -> MeasuredLatency:
-    """The line through TTFT over prompt tokens, and the median time between tokens, alone and `together`.
+    """A line fitted to TTFT over prompt tokens, and the median time between tokens, alone and `together`.
 
     Raises CapacityError where no answer had two tokens.
     """
-    paces = [sample.tpot_s for sample in samples if sample.tpot_s is not None]
-    if not samples or not paces:
-        raise CapacityError("no answer had two tokens, so no pace was seen; raise --new-tokens")
+    tpots = [sample.tpot_s for sample in samples if sample.tpot_s is not None]
+    if not samples or not tpots:
+        raise CapacityError("no answer had two tokens, so TPOT is unknown; raise --new-tokens")
     lengths, firsts = [sample.prompt_tokens for sample in samples], [sample.ttft_s for sample in samples]
     slope, floor = 0.0, 0.0
     if len(set(lengths)) > 1:
         slope, floor = statistics.linear_regression(lengths, firsts)
-    if slope <= 0 or floor < 0:  # noise outweighs the prompts: the longest alone bounds the pace from below
+    if slope <= 0 or floor < 0:  # noise exceeds the slope: the longest prompt gives a lower bound
         longest = max(samples, key=lambda sample: sample.prompt_tokens)
         slope, floor = longest.ttft_s / longest.prompt_tokens, 0.0
-    tpot, added = statistics.median(paces), 0.0
-    crowded = [sample.tpot_s for sample in together if sample.tpot_s is not None]
-    if len(crowded) > 1:
-        added = max(0.0, (statistics.median(crowded) - tpot) / (len(crowded) - 1))
+    tpot, added = statistics.median(tpots), 0.0
+    concurrent = [sample.tpot_s for sample in together if sample.tpot_s is not None]
+    if len(concurrent) > 1:
+        added = max(0.0, (statistics.median(concurrent) - tpot) / (len(concurrent) - 1))
     return MeasuredLatency(
         prefill_tokens_per_s=round(1 / slope, 3),
         ttft_floor_s=round(floor, 6),
@@ -107,7 +109,7 @@ def fit(samples: Sequence[LatencySample], together: Sequence[LatencySample] = ()
 
 
 def _prompt(words: int, turn: int) -> str:
-    """A question of about so many words; `turn` makes each differ from its first word on: no cached prefix helps."""
+    """A question of about `words` words; each `turn` differs from the first word on, so no cached prefix is reused."""
     filler = " ".join(_WORDS[(index * 7 + turn) % len(_WORDS)] for index in range(words))
     return f"{_WORDS[turn % len(_WORDS)]} {turn}: {filler}. Count slowly from one to two hundred."
 
@@ -124,14 +126,14 @@ def _sample(url: str, prompt: str, new_tokens: int, timeout_s: float) -> Latency
             return _read(answer, begin)
     except urllib.error.HTTPError as error:
         kind = RefusedPrompt if 400 <= error.code < 500 else CapacityError
-        told = error.read(200).decode("utf-8", "replace")
-        raise kind(f"{url} answered {error.code}: {told}") from error
+        body = error.read(200).decode("utf-8", "replace")
+        raise kind(f"{url} answered {error.code}: {body}") from error
     except OSError as error:
         raise CapacityError(f"{url} can't be reached: {error}") from error
 
 
 def _body(url: str, prompt: str, new_tokens: int) -> dict[str, Any]:
-    """This container's own shape for …/invocations: the engine alone, every answer of the same length. Else chat."""
+    """For …/invocations generation without retrieval, every answer of the same length; else chat completions."""
     if url.rstrip("/").endswith("/invocations"):
         lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
         return {"query": prompt, "mode": "generate", "stream": True, **lengths}
@@ -160,8 +162,8 @@ def _read(stream: IO[bytes], begin: float) -> LatencySample:
     if not pieces or not usage:
         raise CapacityError("the answer had no text or no usage; is this a streaming endpoint?")
     tokens = int(usage["completion_tokens"])
-    pace = (last - first) / (tokens - 1) if tokens > 1 and pieces > 1 else None
-    return LatencySample(first - begin, pace, int(usage["prompt_tokens"]), tokens)
+    tpot = (last - first) / (tokens - 1) if tokens > 1 and pieces > 1 else None
+    return LatencySample(first - begin, tpot, int(usage["prompt_tokens"]), tokens)
 
 
 def _events(stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:

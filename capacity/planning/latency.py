@@ -18,10 +18,10 @@ from capacity.planning.workload import Request
 from capacity.precision import kv_format
 from capacity.units import largest
 
-# Published models of this kind are 29 to 36 % off their measurements.
+# Published models of this kind differ from measurements by 29 to 36 %.
 BAND = 0.35
 _BANDWIDTH_SHARE = 0.8
-# (prefill, decode) share of the dense peak that was seen, by compute capability.
+# Measured (prefill, decode) share of the dense peak, by compute capability.
 _MFU = {9.0: (0.45, 0.30), 8.0: (0.38, 0.18), 8.9: (0.32, 0.08)}
 _DEFAULT_MFU = (0.38, 0.18)
 _KERNELS_PER_LAYER = 10
@@ -33,7 +33,7 @@ _LINK_BYTES_PER_S = 200e9
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds and their band; `label` is estimated or measured, `bound` what decode waits for."""
+    """Seconds and their band; `label` is estimated or measured, `bound` what limits decode."""
 
     ttft_s: float
     tpot_s: float
@@ -50,16 +50,16 @@ class Latency:
         return self.ttft_s + (self.output_tokens - 1) * self.tpot_s
 
     def range_of(self, seconds: float) -> tuple[float, float]:
-        """The band around a figure."""
+        """The lower and upper end of the band around a figure."""
         return seconds * (1 - self.band), seconds * (1 + self.band)
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a latency objective leaves: the most sessions a replica that keep it, or which term makes it infeasible.
+    """The most sessions a replica that meet a latency objective, or the term that makes it infeasible.
 
-    `infeasible` is None, prefill (the prompt alone takes `needed_s`) or decode (one session alone does, a token):
-    a shorter prompt or faster arithmetic helps the one, fewer weight bytes or more bandwidth the other.
+    `infeasible` is None, prefill (the prompt alone takes `needed_s`) or decode (a token of one session alone does).
+    A shorter prompt or faster arithmetic helps prefill, fewer weight bytes or more bandwidth decode.
     """
 
     max_batch: int
@@ -171,7 +171,7 @@ def largest_batch(
     tpot_s: float | None,
     measured: MeasuredLatency | None = None,
 ) -> Objective | None:
-    """The most of a replica's `sessions` (what memory allows) that keep both objectives; None if speed is unknown."""
+    """The most of a replica's `sessions` (as memory allows) that meet both objectives; None if speed is unknown."""
     alone = estimate_latency(request, tensor_parallel, 1, measured)
     if alone is None:
         return None
@@ -180,7 +180,7 @@ def largest_batch(
     if tpot_s is not None and alone.tpot_s > tpot_s:
         return Objective(0, "decode", alone.tpot_s)
 
-    def keeps(batch: int) -> bool:
+    def meets(batch: int) -> bool:
         found = estimate_latency(request, tensor_parallel, batch, measured)
         return (
             found is not None
@@ -188,4 +188,4 @@ def largest_batch(
             and (ttft_s is None or found.ttft_s <= ttft_s)
         )
 
-    return Objective(largest(sessions, keeps))
+    return Objective(largest(sessions, meets))

@@ -1,4 +1,4 @@
-"""What a machine measured, as a file: memory by a boot, latency by `calibrate`. It replaces estimates, never facts."""
+"""Measurements of a machine, as a file: memory by a boot, latency by `calibrate`. They replace estimates only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SCHEMA = "capacity.measured/1"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLatency:
-    """Latency seen on a machine.
+    """Latency measured on a machine.
 
-    `prefill_tokens_per_s` comes of the slope of TTFT over prompt length and `ttft_floor_s` is what no prompt costs.
+    `prefill_tokens_per_s` is from the slope of TTFT over prompt length, `ttft_floor_s` TTFT at a prompt of no length.
     `tpot_s` is the time between tokens of one session alone, to which each further session adds `tpot_added_s`.
     `context_tokens` is the longest context that was measured.
     """

@@ -31,7 +31,7 @@ class Plan:
 
     `num_blocks` blocks of `block_bytes` and `num_slots` slots of `slot_bytes` make `kv_bytes`, which the engine
     allocates; a session takes `blocks_per_session` blocks and one slot. On a CPU that is what the workload needs, on
-    GPUs all that is free. `need_bytes` is for the sessions asked for, `have_bytes` what the rank may use.
+    GPUs all that is free. `need_bytes` is for the requested sessions, `have_bytes` what the rank may use.
     """
 
     model: str

@@ -27,7 +27,7 @@ EXACT, REFERENCE = "exact", "reference"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a scenario holds back: `headroom` over the demand, `spare_nodes` for failures, `ratio` of the KV budget."""
+    """Reserves of a scenario: `headroom` over the demand, `spare_nodes` for failures, `ratio` of the KV budget used."""
 
     headroom: float
     spare_nodes: int
@@ -51,7 +51,7 @@ POLICIES: Mapping[str, Policy] = {
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Probability that enough nodes are up: binomial, each up `node_availability` of the time, independently."""
+    """Probability that enough nodes are up: binomial, each up `node_availability` of the time, independent failures."""
 
     node_availability: float
     nodes: int
@@ -63,8 +63,8 @@ class Availability:
 class Scenario:
     """One scenario's figures, bytes inside. `nodes` is None where not even one session fits a node (see `infeasible`).
 
-    `surviving_sessions` is what is left after as many nodes failed as there are spare ones. `availability` is None
-    unless the availability of a node was given: no SLA figure follows from N+1 alone.
+    `surviving_sessions` remain after as many nodes failed as there are spare ones. `availability` is None unless the
+    availability of a node was given: no SLA figure follows from N+1 alone.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """All scenarios of one request by one method, with the tensor parallelism they stand on (1 in the reference)."""
+    """All scenarios of one request by one method and tensor parallelism (the largest, in the reference method)."""
 
     request: Request
     method: str
@@ -135,7 +135,7 @@ def _reference(
     for name, policy in policies.items():
         budget = int((node - overhead) * Fraction(str(policy.ratio)))
         found.append(_scenario(request, name, policy, each, node, overhead, budget, budget // each, node_availability))
-    ranks = tensor_parallel_choices(request)[-1]  # memory pooled over the node is one replica as wide as it goes
+    ranks = tensor_parallel_choices(request)[-1]  # memory pooled over the node: one replica as wide as possible
     return Sizing(request, REFERENCE, ranks, tuple(found))
 
 
@@ -165,7 +165,7 @@ def _exact_at(request: Request, ranks: int, policies: Mapping[str, Policy], node
         pools = [int(max(0, stage.pool_bytes) * share) for stage in stages]
         fitting = min(pool // stage.kv.session_bytes for pool, stage in zip(pools, stages, strict=True))
         if host_short_bytes(request):
-            fitting = 0  # the vector index does not fit beside the devices, whatever they hold
+            fitting = 0  # the vector index does not fit in main memory
         budget = replicas * ranks * sum(pools)
         found.append(
             _scenario(request, name, policy, each, node, overhead, budget, fitting * replicas, node_availability)

@@ -1,4 +1,4 @@
-"""What is asked for: a workload, and how the engine that serves it is set up."""
+"""A sizing request: the workload, the model, the hardware, and the settings of the engine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from capacity.precision import kv_format, weight_format
 class Workload:
     """`concurrency` sessions at once, each of `context_tokens` (prompt and answer together).
 
-    `input_tokens` and `output_tokens` are what one request typically brings and gets, for latency and money; they are
-    inputs of their own, never derived from the context. `encoder_tokens` is the source of encoder–decoder models.
-    The embedder and the index of a retrieval system are counted where their sizes are given.
+    `input_tokens` and `output_tokens` are the prompt and answer of a typical request, for latency and cost; they are
+    never derived from the context. `encoder_tokens` is the source length of encoder–decoder models. The embedder and
+    the index of a retrieval system are counted where their sizes are given.
     """
 
     context_tokens: int
@@ -54,12 +54,13 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """How the engine is set up. None leaves the choice to the plan.
+    """Settings of the engine; None leaves the choice to the plan.
 
-    `utilization` is the share of each device's memory that the engine may use (the rest is the driver's and others').
+    `utilization` is the share of each device's memory that the engine may use; the driver and other processes have the
+    rest.
     `instances` None in a plan means as many as it takes. `reserve_bytes` is kept free on every rank. `kv_slots` is for
-    an engine whose block is a slot as long as the context: one a session, and windowed layers keep a step's tokens
-    beside their window in each.
+    an engine whose block is a slot as long as the context: one a session, in which windowed layers keep a step's tokens
+    beside their window.
     """
 
     tensor_parallel: int | None = None
@@ -95,7 +96,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole question: this workload, by this model, on this hardware, with this engine.
+    """This workload, by this model, on this hardware, with this engine.
 
     Raises InvalidInput where the parts contradict one another (context above the model's, ranks that don't divide).
     """
@@ -139,7 +140,7 @@ class Request:
         return self.engine.max_sequences or default_sequences(self.hardware)
 
     def with_changes(self, **changes: Any) -> Request:
-        """This request with fields of its workload, engine or itself (model, hardware) replaced, and checked again."""
+        """This request with fields of its workload, its engine or itself (model, hardware) replaced and validated."""
         parts: dict[str, Any] = {}
         for name, part in (("workload", self.workload), ("engine", self.engine)):
             own = {key: value for key, value in changes.items() if key in part.__dataclass_fields__}

@@ -11,7 +11,7 @@ from capacity.report.writer import SCENARIOS, Writer
 
 _WIDTH = 720
 _INK, _MUTED, _GRID, _ACCENT, _WARN = "#1f2933", "#616e7c", "#d9dee4", "#1f5f8b", "#c2410c"
-# One colour a term, told apart in grey print by their lightness and by labels.
+# One colour a term; in grey print lightness and labels distinguish them.
 _TERM_COLOURS = {
     "weights": "#16425b",
     "activation": "#c2410c",
@@ -33,7 +33,7 @@ def draw(name: str, writer: Writer) -> str:
 
 
 def _memory(writer: Writer) -> str:
-    """One bar for the device, a piece a term, and a legend with the figures."""
+    """One bar for the device with a segment for each term, and a legend with the figures."""
     terms = [term for term in writer.figures["terms"] if term["gib"] > 0]
     total = sum(term["gib"] for term in terms)
     parts, left, bar_top, bar_height = [], 0.0, 8, 56
@@ -50,9 +50,9 @@ def _memory(writer: Writer) -> str:
     if not writer.figures["fits"]:
         x, end = limit / total * _WIDTH, bar_top + bar_height + 8
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{end}" stroke="{_WARN}" stroke-width="2.5"/>')
-        words = writer.say("device_limit", limit=writer.numbers.gib(limit, 1))
+        text = writer.say("device_limit", limit=writer.numbers.gib(limit, 1))
         parts.append(
-            _text(min(x + 6, _WIDTH - 190), bar_top + bar_height + 16, words, size=11.5, colour=_WARN, weight=600)
+            _text(min(x + 6, _WIDTH - 190), bar_top + bar_height + 16, text, size=11.5, colour=_WARN, weight=600)
         )
         bar_height += 18
     rows = math.ceil(len(terms) / 2)
@@ -105,7 +105,7 @@ def _scenarios(writer: Writer) -> str:
 
 
 def _curve(writer: Writer) -> str:
-    """Sessions a node against context, both on logarithmic axes; the context asked for is marked."""
+    """Sessions a node against context, both on logarithmic axes; the requested context is marked."""
     points = [point for point in writer.figures["curve"] if point["sessions_per_node"] > 0]
     top, base, left, right = 16, 250, 80, _WIDTH - 30
     xs = [math.log2(point["context_tokens"]) for point in points]
@@ -126,13 +126,13 @@ def _curve(writer: Writer) -> str:
     parts.append(f'<polyline points="{line}" fill="none" stroke="{_ACCENT}" stroke-width="2.5"/>')
     for index, point in enumerate(points):
         x, y = place(index)
-        asked = point["context_tokens"] == writer.load["context_tokens"]
-        colour, radius = (_WARN, 6) if asked else (_ACCENT, 4)
+        requested = point["context_tokens"] == writer.load["context_tokens"]
+        colour, radius = (_WARN, 6) if requested else (_ACCENT, 4)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>')
         label = writer.numbers.number(point["sessions_per_node"])
-        parts.append(_text(x + 8, y - 8, label, size=12, colour=colour, weight=700 if asked else 500))
+        parts.append(_text(x + 8, y - 8, label, size=12, colour=colour, weight=700 if requested else 500))
         shown = writer.numbers.number(point["context_tokens"])
-        parts.append(_text(x, base + 18, shown, size=11, anchor="middle", colour=colour if asked else _MUTED))
+        parts.append(_text(x, base + 18, shown, size=11, anchor="middle", colour=colour if requested else _MUTED))
     parts.append(
         _text((left + right) / 2, base + 38, writer.text["axis_context"], anchor="middle", colour=_MUTED, size=12)
     )
@@ -143,7 +143,7 @@ _DRAWERS = {"memory": _memory, "scenarios": _scenarios, "curve": _curve}
 
 
 def variants(writer: Writer, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Nodes of the recommended scenario, one horizontal bar a variant."""
+    """Nodes of the recommended scenario, one horizontal bar a case."""
     most = max((row["nodes"] or 0 for _, row in rows), default=0) or 1
     parts, left = [], 300
     for place, (label, row) in enumerate(rows):
@@ -182,11 +182,11 @@ def _legend(writer: Writer, entries: Sequence[tuple[str, str]], left: float) -> 
 
 
 def _text(
-    x: float, y: float, words: str, *, size: float = 13, anchor: str = "start", colour: str = _INK, weight: int = 400
+    x: float, y: float, text: str, *, size: float = 13, anchor: str = "start", colour: str = _INK, weight: int = 400
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}" '
-        f'font-weight="{weight}">{html.escape(words)}</text>'
+        f'font-weight="{weight}">{html.escape(text)}</text>'
     )
 
 

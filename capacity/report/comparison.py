@@ -19,7 +19,7 @@ SCHEMA = "capacity.comparison/1"
 
 @dataclass(frozen=True, slots=True)
 class ComparisonCase:
-    """One row to be: its label, what it varies, and how its request is made (which may fail on its own)."""
+    """One row: its label, what it varies, and a function that builds its request, which may raise CapacityError."""
 
     label: str
     model: str
@@ -29,20 +29,20 @@ class ComparisonCase:
     request: Callable[[], Request]
 
 
-def comparison(made: Sequence[ComparisonCase], options: ReportOptions) -> dict[str, Any]:
-    """Figures of every variant as a JSON object; a variant that can't be asked carries its error instead."""
+def comparison(cases: Sequence[ComparisonCase], options: ReportOptions) -> dict[str, Any]:
+    """Figures of every case as a JSON object; one whose request is invalid has its error instead."""
     rows, workload = [], None
-    for variant in made:
+    for case in cases:
         row: dict[str, Any] = {
-            "label": variant.label,
-            "model": variant.model,
-            "hardware": variant.hardware,
-            "kv_dtype": variant.kv_dtype,
-            "weights_dtype": variant.weights_dtype,
+            "label": case.label,
+            "model": case.model,
+            "hardware": case.hardware,
+            "kv_dtype": case.kv_dtype,
+            "weights_dtype": case.weights_dtype,
             "error": None,
         }
         try:
-            found = figures(variant.request(), options)
+            found = figures(case.request(), options)
         except CapacityError as error:
             rows.append({**row, "error": str(error), "scenarios": None})
             continue
@@ -52,7 +52,7 @@ def comparison(made: Sequence[ComparisonCase], options: ReportOptions) -> dict[s
 
 
 def first_figures(compared: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the first variant that could be sized; raises CapacityError where none could."""
+    """The figures of the first case that could be sized; raises CapacityError where none could."""
     for row in compared["variants"]:
         if row.get("base"):
             found: dict[str, Any] = row["base"]
@@ -61,7 +61,7 @@ def first_figures(compared: dict[str, Any]) -> dict[str, Any]:
 
 
 def compose(compared: dict[str, Any], language: str) -> tuple[ReportDocument, Writer]:
-    """The comparison as a document of one section, and the writer it is written with."""
+    """The comparison as a document of one section, and its writer."""
     base = first_figures(compared)
     writer = Writer(base, language)
     text, numbers = writer.text, writer.numbers

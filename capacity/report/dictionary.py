@@ -1,4 +1,4 @@
-"""Section 8: every parameter, whole: where it comes from, its value here, what it is and why it weighs."""
+"""Section 8: every parameter with its origin, value, meaning and importance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dictionary(writer: Writer) -> list[Block]:
 
 
 def _parameters(writer: Writer) -> list[tuple[str, str, str, str]]:
-    """(name, key of its words, origin, value here)."""
+    """(name, key of its texts, origin, value)."""
     model, load, numbers, unknown = writer.model, writer.load, writer.numbers, writer.text["unknown"]
     scenarios = [writer.scenario(name) for name in SCENARIOS]
 

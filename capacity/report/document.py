@@ -1,6 +1,6 @@
-"""The report's content without a form: sections of blocks. Renderers know blocks; only sections know figures.
+"""The report's content in no output format: sections of blocks. Renderers know blocks; only sections know figures.
 
-Text may carry **strong** marks and nothing else; renderers escape everything around them.
+Text may contain **strong** marks and no other markup; renderers escape the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Prose."""
+    """A paragraph of text."""
 
     text: str
 
@@ -25,7 +25,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Bullets:
-    """A list; numbered where its order means something."""
+    """A list; numbered where the order matters."""
 
     items: tuple[str, ...]
     numbered: bool = False
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture by name, drawn by the forms that can; `caption` goes with it."""
+    """A chart by name, with its caption; formats without graphics leave it out."""
 
     name: str
     caption: str

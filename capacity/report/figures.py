@@ -45,7 +45,7 @@ class ReportOptions:
 
 
 def figures(request: Request, options: ReportOptions | None = None) -> dict[str, Any]:
-    """The report's figures as a JSON object. Raises CapacityError for what can't be asked."""
+    """The report's figures as a JSON object. Raises CapacityError for options that contradict the request."""
     chosen = options or ReportOptions()
     sizing = size(request, chosen.method, chosen.policies, chosen.overhead_gib, chosen.node_availability)
     profile = storage_profile(chosen.profile)

@@ -1,4 +1,4 @@
-"""The report as Markdown. Charts are left to HTML: their figures stand in the tables."""
+"""The report as Markdown, without charts: their figures are in the tables."""
 
 from __future__ import annotations
 

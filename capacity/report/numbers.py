@@ -1,4 +1,4 @@
-"""Numbers and dates as a language writes them. The figures are the same; only the marks differ."""
+"""Numbers and dates as a language writes them: the same figures with other separators."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The marks of one language: `thousands` and `decimal` separators, and a date pattern for strftime."""
+    """The formats of one language: `thousands` and `decimal` separators, and a date pattern for strftime."""
 
     thousands: str
     decimal: str
@@ -27,7 +27,7 @@ class Numbers:
         return self._marked(plain)
 
     def _marked(self, plain: str) -> str:
-        """English marks turned into the language's."""
+        """English separators replaced by the language's."""
         return plain.translate(str.maketrans(",.", self.thousands + self.decimal))
 
     def percent(self, share: float, digits: int = 0) -> str:
@@ -35,7 +35,7 @@ class Numbers:
         return f"{self.number(share * 100, digits)}%"
 
     def gib(self, value: float, digits: int = 1) -> str:
-        """So many GiB."""
+        """A size in GiB."""
         return f"{self.number(value, digits)} GiB"
 
     def date(self, iso: str) -> str:

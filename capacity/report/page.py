@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else, and prints on A4 with its page breaks where they belong."""
+"""The report as one self-contained HTML page, with A4 page breaks for print."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ footer p { color: var(--muted); font-style: italic; }
   div.kept { break-inside: avoid; }
 }
 """
-# Sections that begin a page in print: results, rationale, recommendation. The others flow on.
+# Sections that start a new page in print: results, rationale, recommendation.
 _ON_A_NEW_PAGE = {3, 4, 7}
-# Tables of no more rows than this are not torn in two by a page's end.
+# Tables of at most this many rows are not split across pages.
 _KEPT_ROWS = 14
 
 
 def render(document: ReportDocument, writer: Writer, after: str = "") -> str:
-    """The whole page; charts are drawn from the same figures as the text. `after` is markup to end the body with."""
+    """The whole page; charts are drawn from the same figures as the text. `after` is markup for the end of <main>."""
     facts = "".join(f"<dt>{_inline(name)}</dt><dd>{_inline(value)}</dd>" for name, value in document.facts)
     colophon = "".join(f"<dt>{_inline(name)}</dt><dd>{_inline(value)}</dd>" for name, value in document.colophon)
     sections = "\n".join(_section(section, writer) for section in document.sections)
@@ -81,7 +81,7 @@ def _section(section: Section, writer: Writer) -> str:
 
 
 def _flow(blocks: tuple[Block, ...], writer: Writer) -> str:
-    """The blocks; a heading and the table or list after it stay on one page."""
+    """The blocks; a heading and the table, list or chart after it stay on one page."""
     found, open_heading = [], False
     for place, block in enumerate(blocks):
         follows = blocks[place + 1] if place + 1 < len(blocks) else None

@@ -7,7 +7,7 @@ from capacity.report.writer import Writer
 
 
 def rationale(writer: Writer) -> list[Block]:
-    """The table of the reasoning, and the bill of one GPU with its chart."""
+    """The table of formulas, and the memory of one GPU with its chart."""
     text = writer.text
     head = tuple(
         text[key] for key in ("head_result", "head_formula", "head_parameters", "head_assumption", "head_meaning")
@@ -72,12 +72,12 @@ def _rows(writer: Writer) -> list[tuple[str, tuple[str, ...]]]:
     ]
     latency = recommended["latency"]
     if latency and latency["label"] == "estimated":
-        told = writer.say(
+        parameters = writer.say(
             "p_latency",
             input=numbers.number(load["input_tokens"]),
             output=numbers.number(load["output_tokens"]),
             batch=numbers.number(latency["batch_per_replica"]),
         )
         assumed = writer.say("a_latency", band=numbers.percent(latency["band"]))
-        rows.append(("latency", (text["f_latency"], told, assumed, text["w_latency"])))
+        rows.append(("latency", (text["f_latency"], parameters, assumed, text["w_latency"])))
     return rows

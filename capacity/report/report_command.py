@@ -1,4 +1,4 @@
-"""The commands that write: report and compare, in whichever form is asked for."""
+"""The commands report and compare, in any output format."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from capacity.report.sections import compose
 from capacity.report.writer import Writer
 
 _SUFFIXES = {".md": "md", ".html": "html", ".htm": "html", ".json": "json", ".txt": "table"}
-# A comparison of more rows than this is no longer read.
+# A table of more rows than this is too long to compare.
 _MOST_VARIANTS = 24
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Report: the scenarios of one workload, in one form and language."""
+    """Report: the scenarios of one workload, in one format and language."""
     request = request_of(args)
     options = _options(args, args.model, args.hardware)
     found = figures(request, options)
-    form = _form(args)
-    if form == "json":
+    output_format = _format(args)
+    if output_format == "json":
         return _write(args, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     document = compose(found, args.lang)
-    if form == "html":
+    if output_format == "html":
         return _write(args, page.render(document, Writer(found, args.lang)))
-    return _write(args, markdown.render(document) if form == "md" else terminal.render(document))
+    return _write(args, markdown.render(document) if output_format == "md" else terminal.render(document))
 
 
 def run_compare(args: argparse.Namespace) -> int:
@@ -47,15 +47,15 @@ def run_compare(args: argparse.Namespace) -> int:
     made = [_variant(args, *choice) for choice in choices]
     compared = comparison(made, _options(args, None, None))
     document, writer = compose_comparison(compared, args.lang)
-    form = _form(args)
-    if form == "json":
+    output_format = _format(args)
+    if output_format == "json":
         rows: list[dict[str, Any]] = [
             {key: value for key, value in row.items() if key != "base"} for row in compared["variants"]
         ]
         return _write(args, json.dumps({**compared, "variants": rows}, indent=1, ensure_ascii=False) + "\n")
-    if form == "html":
+    if output_format == "html":
         return _write(args, page.render(document, writer, after=chart(compared, writer)))
-    return _write(args, markdown.render(document) if form == "md" else terminal.render_tables(document))
+    return _write(args, markdown.render(document) if output_format == "md" else terminal.render_tables(document))
 
 
 def _variant(
@@ -108,7 +108,7 @@ def _of_three(values: list[float] | None, place: int, default: float) -> float:
     return values[place] if len(values) > 1 else values[0]
 
 
-def _form(args: argparse.Namespace) -> str:
+def _format(args: argparse.Namespace) -> str:
     if args.json:
         return "json"
     if args.format:

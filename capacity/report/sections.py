@@ -1,4 +1,4 @@
-"""The report's eight sections and its frame, from figures and words."""
+"""The report's eight sections, title and colophon, from figures and texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capacity.report.writer import SCENARIOS, Writer
 
 
 def compose(figures: Mapping[str, Any], language: str) -> ReportDocument:
-    """The whole report in one language; raises UnknownName for a language that is not spoken here."""
+    """The whole report in one language; raises UnknownName for a language that is not supported."""
     writer = Writer(figures, language)
     hardware, text = writer.hardware, writer.text
     server = writer.say(
@@ -249,14 +249,14 @@ def _alerts(writer: Writer) -> Bullets | Paragraph:
     if storage["read_p99_ms"] is not None:
         shown += f", P99 {writer.numbers.trimmed(storage['read_p99_ms'], 2)} ms"
     for alert in writer.figures["alerts"]:
-        gaps = {
+        values = {
             "context": writer.numbers.number(alert.get("context_tokens", 0)),
             "storage": f"{shown})",
             "input": writer.numbers.number(writer.load["input_tokens"]),
             "output": writer.numbers.number(writer.load["output_tokens"]),
             "sessions": writer.numbers.number(alert.get("sessions", 0)),
         }
-        items.append(writer.say(f"alert_{alert['code']}", **gaps))
+        items.append(writer.say(f"alert_{alert['code']}", **values))
     return bullets(items) if items else Paragraph(writer.text["alerts_none"])
 
 
@@ -266,9 +266,9 @@ def _recommendation(writer: Writer) -> list[Block]:
         refusal = writer.figures["refusal"]
         need = sum(refusal["need_bytes"].values())
         short = refusal["short_by_bytes"]
-        told = {"need": need, "have": refusal["have_bytes"], "short": short}
+        sizes = {"need": need, "have": refusal["have_bytes"], "short": short}
         blocks: list[Block] = [
-            Paragraph(writer.say("recommend_not", **{name: writer.bytes(size) for name, size in told.items()}))
+            Paragraph(writer.say("recommend_not", **{name: writer.bytes(size) for name, size in sizes.items()}))
         ]
         if refusal["fixes"]:
             fixes = [text[f"fix_{fix['kind']}"] + f": {fix['flags']}" for fix in refusal["fixes"]]

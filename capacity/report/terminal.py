@@ -1,4 +1,4 @@
-"""The report in a terminal: the three scenarios in one table, then alerts. `rich` is imported here and nowhere else."""
+"""The report in a terminal: the three scenarios in one table, then alerts. Only this module imports `rich`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def render_tables(document: ReportDocument, width: int = 140) -> str:
 def _console(width: int) -> tuple[Any, Any, io.StringIO]:
     """(rich's table class, a console, the text it writes to)."""
     try:
-        from rich.console import Console  # noqa: PLC0415 - needed by this form alone
+        from rich.console import Console  # noqa: PLC0415 - needed by this format alone
         from rich.table import Table as RichTable  # noqa: PLC0415
     except ImportError as error:
         raise InvalidInput("format", "table needs the package rich; md, html and json need nothing") from error

@@ -1,4 +1,4 @@
-"""A language's words around the figures: what every section needs to say a number."""
+"""The text and number formats of one language, which every section writes with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _WORDING = Path(__file__).parent / "wording"
 
 
 class Writer:
-    """Figures, text and number marks of one language together; `say` fills a text's gaps."""
+    """Figures, text and number formats of one language; `say` fills a text's placeholders."""
 
     def __init__(self, figures: Mapping[str, Any], language: str) -> None:
         self.figures = figures
         self.language, self.text, self.numbers = _language(language)
 
-    def say(self, key: str, **gaps: str) -> str:
-        """The text called `key`, its gaps filled."""
-        return self.text[key].format(**gaps)
+    def say(self, key: str, **values: str) -> str:
+        """The text `key` with its placeholders filled."""
+        return self.text[key].format(**values)
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -54,28 +54,27 @@ class Writer:
         """Whether the reference method made the figures."""
         return bool(self.figures["method"] == "reference")
 
-    # Numbers that recur.
     @property
     def context(self) -> str:
-        """The context asked for."""
+        """The requested context."""
         return self.numbers.number(self.load["context_tokens"])
 
     @property
     def concurrency(self) -> str:
-        """The sessions asked for."""
+        """The requested sessions."""
         return self.numbers.number(self.load["concurrency"])
 
     @property
     def kv_dtype(self) -> str:
-        """The KV format as people write it."""
+        """The KV format in upper case."""
         return str(self.load["kv_dtype"]).upper()
 
     def on_device(self, key: str) -> str:
-        """The text called `key`, or its twin for a machine without accelerators."""
+        """The text `key`, or its variant for a machine without accelerators."""
         return self.text[f"{key}_cpu" if self.hardware["device"] == "cpu" else key]
 
     def size(self, gib: float, digits: int = 2) -> str:
-        """So many GiB, in smaller units below a tenth of one."""
+        """A size in GiB, in smaller units below a tenth of one."""
         return self.numbers.gib(gib, digits) if gib >= 0.1 else self.bytes(gib * 2**30)
 
     def bytes(self, size: float) -> str:
@@ -90,22 +89,22 @@ class Writer:
         return "—" if value is None else self.numbers.number(value)
 
     def nodes(self, count: int | None) -> str:
-        """So many nodes, singular or plural."""
+        """A number of nodes, singular or plural."""
         if count is None:
             return self.text["not_feasible"]
         return self.text["node_one"] if count == 1 else self.say("node_many", count=self.numbers.number(count))
 
     def servers(self, count: int) -> str:
-        """So many nodes of the server asked for."""
-        gaps = {"count": self.numbers.number(count), "server": self.hardware["name"]}
-        return self.say("server_one" if count == 1 else "server_many", **gaps)
+        """A number of nodes of the requested server."""
+        values = {"count": self.numbers.number(count), "server": self.hardware["name"]}
+        return self.say("server_one" if count == 1 else "server_many", **values)
 
     def confidence(self, word: str) -> str:
         """How well a fact is known."""
         return self.text[f"confidence_{word}"]
 
     def capex(self, scenario: Mapping[str, Any]) -> str:
-        """A scenario's nodes over the minimum's."""
+        """A scenario's nodes relative to the minimum's."""
         relative = scenario["relative_capex"]
         if relative is None:
             return "—"
@@ -127,10 +126,10 @@ class Writer:
 
 
 def _language(language: str) -> tuple[str, Mapping[str, str], Numbers]:
-    """(name, words, number marks) of a language; its words lie in wording/, keys the same in every file."""
+    """(name, texts, number formats) of a language; the texts are in wording/, with the same keys in every file."""
     names = {"pt-br": "pt-BR", "pt": "pt-BR", "en": "en", "en-us": "en"}
     name = names.get(language.lower())
     if name is None:
         raise UnknownName("language", language, LANGUAGES)
-    words: Mapping[str, str] = read_json(_WORDING / f"{name}.json")
-    return name, words, PORTUGUESE if name == "pt-BR" else ENGLISH
+    texts: Mapping[str, str] = read_json(_WORDING / f"{name}.json")
+    return name, texts, PORTUGUESE if name == "pt-BR" else ENGLISH

@@ -60,7 +60,7 @@ def choose_backend(settings: Settings, model: Model, *, on_cpu: bool) -> Backend
 
 
 def _obstacle(settings: Settings, *, on_cpu: bool) -> str | None:
-    """Why OpenVINO is impossible for any model."""
+    """The reason against OpenVINO that does not depend on the model, if there is one."""
     if not on_cpu or settings.device.startswith("cuda"):
         return "the device is not a CPU"
     if importlib.util.find_spec("openvino") is None:
@@ -103,7 +103,7 @@ def _original_context(rope: Mapping[str, object]) -> int:
 
 @functools.cache
 def _capabilities() -> tuple[str, ...]:
-    """Number formats that this CPU has instructions for, by OpenVINO."""
+    """Number formats that OpenVINO has instructions for on this CPU."""
     import openvino  # noqa: PLC0415 - heavy, and needed for bfloat16 only
 
     return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,4 +1,4 @@
-"""The command line: what is asked wrongly is one clear line and status 2, whatever it is."""
+"""The command line: any invalid input is one clear line on stderr and status 2."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def ask(line: list[str]) -> tuple[int, str, str]:
         ("fly", "invalid choice"),
     ],
 )
-def test_a_wrong_question_is_one_line_on_stderr_and_status_2(line: str, named: str) -> None:
+def test_invalid_input_is_one_line_on_stderr_and_status_2(line: str, named: str) -> None:
     status, out, err = ask(line.split())
     assert (status, out) == (2, "")
     assert named in err
@@ -148,7 +148,7 @@ FLAGS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(COMMANDS), st.lists(st.tuples(FLAGS, VALUES), max_size=6), st.booleans())
-def test_whatever_is_typed_ends_in_0_2_or_3_and_never_in_a_traceback(
+def test_any_input_exits_with_0_2_or_3_and_without_a_traceback(
     command: str, pairs: list[tuple[str, str]], complete: bool
 ) -> None:
     line = [command]
@@ -181,7 +181,7 @@ ANYTHING = st.recursive(
         max_size=3,
     ),
 )
-def test_whatever_stands_in_a_config_is_refused_in_one_line(
+def test_any_invalid_config_is_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, model_type: str, fields: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("model")
@@ -191,7 +191,7 @@ def test_whatever_stands_in_a_config_is_refused_in_one_line(
     assert err.count("\n") == (1 if status else 0)
 
 
-def test_explain_prints_the_figures_that_logs_are_held_against() -> None:
+def test_explain_prints_the_figures_that_engine_logs_have() -> None:
     line = [
         "explain",
         "--model",
@@ -218,28 +218,28 @@ def test_server_and_hardware_are_the_same_flag() -> None:
     assert one == two != ""
 
 
-def test_check_leaves_with_3_and_fixes_where_it_does_not_fit() -> None:
+def test_check_exits_with_3_and_fixes_where_it_does_not_fit() -> None:
     status, out, _ = ask(
         ["check", "--model", "Llama-3.1-70B", "--server", "L4", "--context", "8192", "--concurrency", "1", "--json"]
     )
     assert status == 3
-    told = json.loads(out)
-    assert told["fits"] is False
-    assert all(fix["verified"] for fix in told["fixes"])
+    answer = json.loads(out)
+    assert answer["fits"] is False
+    assert all(fix["verified"] for fix in answer["fixes"])
 
 
-@pytest.mark.parametrize(("tpot", "status", "kept"), [("0.05", 0, True), ("0.03", 3, False), ("0.001", 3, False)])
-def test_an_objective_that_is_not_kept_is_no_fit_either(tpot: str, status: int, kept: bool) -> None:
+@pytest.mark.parametrize(("tpot", "status", "met"), [("0.05", 0, True), ("0.03", 3, False), ("0.001", 3, False)])
+def test_an_objective_that_is_not_met_is_no_fit_either(tpot: str, status: int, met: bool) -> None:
     line = "check --model Llama-3.1-8B --server L40S --context 4096 --concurrency 40 --input-tokens 1000"
-    told = [*line.split(), "--output-tokens", "200", "--tpot", tpot]
-    assert ask(told)[0] == status
-    found = json.loads(ask([*told, "--json"])[1])
-    assert (found["fits"], found["objective"]["sessions"] >= 40) == (kept, kept)
+    command = [*line.split(), "--output-tokens", "200", "--tpot", tpot]
+    assert ask(command)[0] == status
+    found = json.loads(ask([*command, "--json"])[1])
+    assert (found["fits"], found["objective"]["sessions"] >= 40) == (met, met)
     assert found["latency"]["label"] == "estimated"
-    assert "objective" in ask(told)[1]
+    assert "objective" in ask(command)[1]
 
 
-def test_validate_is_silent_on_a_sound_catalogue_and_names_what_is_not(tmp_path: Path) -> None:
+def test_validate_accepts_the_catalogue_and_names_problems_of_a_file(tmp_path: Path) -> None:
     assert ask(["validate"])[0] == 0
     (tmp_path / "gpu.json").write_text(json.dumps({"name": "x", "nvidia_smi_total_mib": -1}))
     status, _, err = ask(["validate", str(tmp_path / "gpu.json")])
@@ -323,7 +323,7 @@ def test_the_slope_of_ttft_is_the_pace_of_prefill() -> None:
     found = fit(samples)
     assert found.prefill_tokens_per_s == pytest.approx(1000)
     assert found.ttft_floor_s == pytest.approx(0.1)
-    crowd = [LatencySample(0.3, 0.06, 10, 10) for _ in range(5)]
-    assert fit(samples, crowd).tpot_added_s == pytest.approx(0.01)
+    concurrent = [LatencySample(0.3, 0.06, 10, 10) for _ in range(5)]
+    assert fit(samples, concurrent).tpot_added_s == pytest.approx(0.01)
     with pytest.raises(CapacityError, match="no answer had two tokens"):
         fit([LatencySample(0.1, None, 10, 1)])

@@ -1,4 +1,4 @@
-"""Plans and refusals: one function decides, every fix offered works, and a plan survives its journey as JSON."""
+"""Plans and refusals: one function decides, every offered fix works, and JSON keeps a plan unchanged."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_plan_of_another_schema_or_with_missing_fields_is_refused() -> None:
         Plan.from_json(made)
 
 
-def test_the_bill_adds_up_and_every_term_is_labelled() -> None:
+def test_the_terms_add_up_and_each_is_labelled() -> None:
     made = make_plan(request("gpt-oss-120b", "dgx300", 131072, 1000, kv_dtype="fp8")).plan
     on_device = [term for term in made.terms if "main memory" not in term.name]
     assert sum(term.bytes for term in on_device) == made.need_total_bytes <= made.have_bytes
@@ -231,13 +231,13 @@ def test_a_small_cpu_container_gets_blocks_and_bytes() -> None:
     assert made.need_bytes["index"] == 10_000 * 384 * 4
 
 
-def test_a_container_too_small_is_told_the_memory_that_would_do() -> None:
+def test_a_container_too_small_gets_a_fix_with_the_memory_that_suffices() -> None:
     asked = Request(load_model("SmolLM2-1.7B"), this_machine(2 * GIB), Workload(8192, 2))
     fixes = {fix.kind: fix for fix in refuse(asked, check(asked)).fixes}
     assert check(apply_fix(asked, fixes["memory"])).fits
 
 
-def test_a_pipeline_counts_its_worst_stage() -> None:
+def test_a_pipeline_counts_its_fullest_stage() -> None:
     whole = check(request("Llama-3.1-70B", "ml.p4d.24xlarge", 8192, 4, tensor_parallel=8)).plan
     staged = check(request("Llama-3.1-70B", "ml.p4d.24xlarge", 8192, 4, tensor_parallel=4, pipeline_parallel=2)).plan
     assert staged.replicas_per_instance == 1
@@ -281,7 +281,7 @@ def test_context_above_the_models_maximum_is_refused() -> None:
         ("Llama-3.1-405B", "ml.g5.xlarge", 8192, 4),
     ],
 )
-def test_the_flags_of_a_fix_typed_on_the_command_line_pass(
+def test_the_flags_of_a_fix_pass_on_the_command_line(
     model: str, machine: str, context: int, concurrency: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["check", "--model", model, "--hardware", machine, "--context", str(context)]
@@ -291,8 +291,8 @@ def test_the_flags_of_a_fix_typed_on_the_command_line_pass(
     assert fixes
     for fix in fixes:
         flags = fix["flags"].replace("'", "").split(" ") if "DGX" not in fix["flags"] else fix["flags"].split("'")
-        told = [flag.strip() for flag in flags if flag.strip()]
-        assert sizing.main([*base, *told]) == 0, fix
+        arguments = [flag.strip() for flag in flags if flag.strip()]
+        assert sizing.main([*base, *arguments]) == 0, fix
 
 
 def test_capacity_imports_with_every_heavy_library_blocked() -> None:

@@ -1,4 +1,4 @@
-"""The report: every figure of the reference, equal numbers in every form and language, pages that stand alone."""
+"""The report: every figure of the reference, equal numbers in every form and language, self-contained pages."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ REFERENCE = [
 MOMENT = datetime.datetime(2026, 2, 8, 13, 14, 57, tzinfo=datetime.UTC)
 
 
-def run(capsys: pytest.CaptureFixture[str], *told: str) -> str:
-    assert sizing.main([*REFERENCE, *told]) == 0
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert sizing.main([*REFERENCE, *arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -51,8 +51,8 @@ def reference() -> dict[str, Any]:
     asked = Request(
         load_model("opt-oss-120b"), load_hardware("dgx300"), Workload(131_072, 1000), EngineSpec(kv_dtype="fp8")
     )
-    told = ReportOptions("reference", overhead_gib=120, requested_name="opt-oss-120b", hardware_name="dgx300")
-    return figures(asked, ReportOptions(**{**_fields(told), "generated_at": MOMENT}))
+    options = ReportOptions("reference", overhead_gib=120, requested_name="opt-oss-120b", hardware_name="dgx300")
+    return figures(asked, ReportOptions(**{**_fields(options), "generated_at": MOMENT}))
 
 
 def _fields(options: ReportOptions) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_every_figure_of_the_reference_report(
     assert round(reference["scenarios"][scenario][field], digits) == value
 
 
-def test_the_rest_of_the_references_figures(reference: dict[str, Any]) -> None:
+def test_the_other_figures_of_the_reference_report(reference: dict[str, Any]) -> None:
     scenarios = reference["scenarios"]
     assert [scenarios[name]["budget_ratio"] for name in scenarios] == [0.70, 0.70, 0.65]
     assert [scenarios[name]["ha"] for name in scenarios] == ["none", "N+1", "N+2"]
@@ -120,7 +120,7 @@ def test_numbers_are_written_as_the_language_does(reference: dict[str, Any], lan
 
 
 def numbers_in(text: str, language: str) -> list[float]:
-    """The decimal numbers of a text, read by its language's marks."""
+    """The decimal numbers of a text, read by its language's separators."""
     marks = str.maketrans({".": "", ",": "."}) if language == "pt-BR" else str.maketrans({",": ""})
     found = re.findall(r"(?<![\w.,/-])\d[\d.,]*\d|(?<![\w.,/-])\d(?![\w.,])", text)
     return [float(number.translate(marks)) for number in found if not re.fullmatch(r"[\d/]+\.", number)]
@@ -133,8 +133,8 @@ def test_portuguese_english_and_json_carry_equal_numbers(reference: dict[str, An
             language: re.sub(r"\*\*[^*]*\*\*", " ", "\n".join(map(str, document.sections[number - 1].blocks)))
             for language, document in texts.items()
         }
-        told = {language: sorted(numbers_in(_values(text), language)) for language, text in tables.items()}
-        assert told["pt-BR"] == told["en"]
+        figures_of = {language: sorted(numbers_in(_values(text), language)) for language, text in tables.items()}
+        assert figures_of["pt-BR"] == figures_of["en"]
     flat = json.dumps(reference)
     for figure in ("2252.197266", "1418.037048", "1316.748688", "2.252197"):
         assert figure in flat
@@ -145,15 +145,17 @@ def _values(text: str) -> str:
     return re.sub(r"opt-oss-120b|dgx300|N\+\d|P9\d", " ", " ".join(re.findall(r"'([^']*)'", text)))
 
 
-def test_both_languages_have_the_same_texts_with_the_same_gaps() -> None:
+def test_both_languages_have_the_same_texts_with_the_same_placeholders() -> None:
     words = {
         name: json.loads((ROOT / f"capacity/report/wording/{name}.json").read_text(encoding="utf-8"))
         for name in ("pt-BR", "en")
     }
     assert words["pt-BR"].keys() == words["en"].keys()
     for key, text in words["en"].items():
-        gaps = [{gap for _, gap, _, _ in string.Formatter().parse(words[name][key]) if gap} for name in words]
-        assert gaps[0] == gaps[1], (key, text)
+        placeholders = [
+            {name_ for _, name_, _, _ in string.Formatter().parse(words[name][key]) if name_} for name in words
+        ]
+        assert placeholders[0] == placeholders[1], (key, text)
 
 
 def test_the_report_has_the_eight_sections_and_a_whole_dictionary(reference: dict[str, Any]) -> None:
@@ -207,7 +209,7 @@ class _Page(HTMLParser):
 
 
 @pytest.mark.parametrize("language", ["pt-BR", "en"])
-def test_the_page_stands_alone_is_well_formed_and_prints_on_a4(reference: dict[str, Any], language: str) -> None:
+def test_the_page_is_self_contained_well_formed_and_prints_on_a4(reference: dict[str, Any], language: str) -> None:
     text = page.render(compose(reference, language), Writer(reference, language))
     parsed = _Page()
     parsed.feed(text)
@@ -221,9 +223,9 @@ def test_the_page_stands_alone_is_well_formed_and_prints_on_a4(reference: dict[s
     assert f'<html lang="{language}">' in text
 
 
-def test_what_a_name_holds_is_escaped_in_the_page(reference: dict[str, Any]) -> None:
-    sly = {**reference, "model": {**reference["model"], "name": "<script>alert(1)</script>"}}
-    assert "<script>" not in page.render(compose(sly, "en"), Writer(sly, "en"))
+def test_names_are_escaped_in_the_page(reference: dict[str, Any]) -> None:
+    hostile = {**reference, "model": {**reference["model"], "name": "<script>alert(1)</script>"}}
+    assert "<script>" not in page.render(compose(hostile, "en"), Writer(hostile, "en"))
 
 
 def test_the_terminal_table_shows_the_scenarios(reference: dict[str, Any]) -> None:
@@ -242,18 +244,20 @@ def test_the_command_writes_each_form(tmp_path: Path, capsys: pytest.CaptureFixt
         assert (tmp_path / f"report.{suffix}").read_text(encoding="utf-8").startswith(begins)
 
 
-def test_a_report_of_what_does_not_fit_tells_what_would(capsys: pytest.CaptureFixture[str]) -> None:
-    told = "report --model Llama-3.1-70B --server ml.g5.xlarge --concurrency 8 --context 8192 --format md --lang pt-BR"
-    assert sizing.main(told.split()) == 0
+def test_a_report_of_what_does_not_fit_lists_fixes(capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        "report --model Llama-3.1-70B --server ml.g5.xlarge --concurrency 8 --context 8192 --format md --lang pt-BR"
+    )
+    assert sizing.main(command.split()) == 0
     text = capsys.readouterr().out
     assert "inviável" in text
     assert "--hardware" in text
 
 
 def test_an_objective_is_answered_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    told = "report --model Llama-3.1-8B --server ml.g5.xlarge --concurrency 4 --context 4096 --input-tokens 1000"
-    told += " --output-tokens 100 --tpot 0.05 --json"
-    assert sizing.main(told.split()) == 0
+    command = "report --model Llama-3.1-8B --server ml.g5.xlarge --concurrency 4 --context 4096 --input-tokens 1000"
+    command += " --output-tokens 100 --tpot 0.05 --json"
+    assert sizing.main(command.split()) == 0
     found = json.loads(capsys.readouterr().out)["scenarios"]["recommended"]
     assert found["objective"]["infeasible"] is None
     assert found["objective"]["sessions_per_node"] >= 1
@@ -261,27 +265,27 @@ def test_an_objective_is_answered_in_the_report(capsys: pytest.CaptureFixture[st
 
 
 def test_compare_puts_variants_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = "compare --model gpt-oss-20b --model Llama-3.1-8B --server L40S --server ml.g5.xlarge --kv-dtype fp8 "
-    told += "--context 16384 --concurrency 20"
-    assert sizing.main([*told.split(), "--json"]) == 0
+    command = "compare --model gpt-oss-20b --model Llama-3.1-8B --server L40S --server ml.g5.xlarge --kv-dtype fp8 "
+    command += "--context 16384 --concurrency 20"
+    assert sizing.main([*command.split(), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["variants"]
     assert len(rows) == 4
     assert {row["scenarios"]["recommended"]["nodes"] is not None for row in rows} == {True}
-    assert sizing.main([*told.split(), "--lang", "pt-BR", "--output", str(tmp_path / "compare.html")]) == 0
+    assert sizing.main([*command.split(), "--lang", "pt-BR", "--output", str(tmp_path / "compare.html")]) == 0
     text = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert text.count("<svg") == 1
     assert text.count("gpt-oss-20b") >= 2
 
 
-def test_a_variant_that_can_not_be_asked_says_why_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    told = "compare --model gpt-oss-20b --model Phi-4 --server L40S --context 32768 --concurrency 4 --json"
-    assert sizing.main(told.split()) == 0
+def test_a_variant_with_an_invalid_request_has_its_error_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "compare --model gpt-oss-20b --model Phi-4 --server L40S --context 32768 --concurrency 4 --json"
+    assert sizing.main(command.split()) == 0
     rows = json.loads(capsys.readouterr().out)["variants"]
     assert rows[0]["error"] is None
     assert "above Phi-4's maximum" in rows[1]["error"]
 
 
-def test_marks_of_thousands_and_decimals() -> None:
+def test_thousands_and_decimal_separators() -> None:
     assert (PORTUGUESE.number(1234567.891, 2), ENGLISH.number(1234567.891, 2)) == ("1.234.567,89", "1,234,567.89")
     assert (PORTUGUESE.trimmed(0.5), PORTUGUESE.percent(0.125, 1)) == ("0,5", "12,5%")
 

@@ -1,4 +1,4 @@
-"""Scenarios, latency, facility and money: the reference figure by figure, and the mistakes that others make."""
+"""Scenarios, latency, facility and money: the reference figure by figure, and common sizing mistakes."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_availability_is_stated_only_from_a_model_with_its_inputs() -> None:
 
 
 def test_input_and_output_tokens_are_inputs_of_their_own() -> None:
-    told = request("Llama-3.1-8B", "L40S", 8192, 1, load={"input_tokens": 1000, "output_tokens": 100})
-    assert tokens_of(told) == (1000, 100)
+    given_tokens = request("Llama-3.1-8B", "L40S", 8192, 1, load={"input_tokens": 1000, "output_tokens": 100})
+    assert tokens_of(given_tokens) == (1000, 100)
     assert tokens_of(request("Llama-3.1-8B", "L40S", 8192, 1)) == (8192 - 256, 256)
 
 

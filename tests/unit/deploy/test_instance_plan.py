@@ -22,13 +22,15 @@ from tests.unit.deploy.artifact_fixture import write_artifact
 
 @pytest.mark.parametrize("hardware", ["ml.m5.large", "ml.g4dn.xlarge", "ml.g5.xlarge", "ml.g5.12xlarge"])
 @pytest.mark.parametrize(
-    "told", [{}, {"CONTEXT": "512", "CONCURRENCY": "3"}, {"BACKEND": "torch", "MAX_BATCH_TOKENS": "64"}]
+    "settings", [{}, {"CONTEXT": "512", "CONCURRENCY": "3"}, {"BACKEND": "torch", "MAX_BATCH_TOKENS": "64"}]
 )
-def test_the_deployer_and_the_container_come_to_one_plan(tmp_path: Path, hardware: str, told: dict[str, str]) -> None:
-    artifact = read_artifact(write_artifact(tmp_path / "artifact", settings=told))
+def test_the_deployer_and_the_container_make_the_same_plan(
+    tmp_path: Path, hardware: str, settings: dict[str, str]
+) -> None:
+    artifact = read_artifact(write_artifact(tmp_path / "artifact", settings=settings))
     places = {name: str(artifact.directory / place) for name, place in artifact.settings.items() if "/" in place}
     index = {"INDEX": str(artifact.directory / "index")}
-    container = make_plan(Settings.from_environment({**told, **places, **index, "HARDWARE": hardware}))
+    container = make_plan(Settings.from_environment({**settings, **places, **index, "HARDWARE": hardware}))
     assert plan_endpoint(artifact, RequestedEndpoint(instance_type=hardware, instances=1)) == container
 
 
@@ -123,10 +125,10 @@ def test_a_damaged_artifact_is_refused_by_the_file_s_name(tmp_path: Path, path: 
 
 
 def test_formats_that_only_the_container_knows_come_from_its_own_plan(tmp_path: Path) -> None:
-    told = {"WEIGHTS": "int8", "KV_DTYPE": "u8"}
-    artifact = read_artifact(write_artifact(tmp_path / "artifact", settings=told))
+    settings = {"WEIGHTS": "int8", "KV_DTYPE": "u8"}
+    artifact = read_artifact(write_artifact(tmp_path / "artifact", settings=settings))
     places = {name: str(artifact.directory / artifact.settings[name]) for name in ("LLM", "EMBEDDING_MODEL", "INDEX")}
-    container = make_plan(Settings.from_environment({**told, **places, "HARDWARE": "ml.m5.large"}))
+    container = make_plan(Settings.from_environment({**settings, **places, "HARDWARE": "ml.m5.large"}))
     assert plan_endpoint(artifact, RequestedEndpoint(instance_type="ml.m5.large", instances=1)) == container
 
 
