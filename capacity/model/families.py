@@ -44,6 +44,7 @@ class Family:
     extra: str = ""  # families with parts that no other has: see parameters.py
 
 
+_BIASED = Family("", qkv_bias="attention_bias", out_bias="attention_bias")
 _LLAMA = Family("llama", qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", kv_is_heads=True)
 _MISTRAL = Family("mistral", windows="uniform")
 _QWEN2 = Family("qwen2", qkv_bias=True, windows="qwen", kv_is_heads=True)
@@ -63,6 +64,7 @@ _GPT2 = Family(
     kv_is_heads=True,
 )
 _DEEPSEEK = Family("deepseek_v3", attention="mla", experts="first_dense")
+_OLMO2 = Family("olmo2", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="full", kv_is_heads=True)
 _GRANITE = replace(_LLAMA, defaults_of="granite")
 _T5 = Family("t5", attention="t5", gated=False, rotary=False)
 
@@ -137,14 +139,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi": replace(_GPT2, defaults_of="phi", norms=1, positions=-1, rotary=True, head_bias=True, kv_is_heads=True),
     "phi3": Family("phi3", windows="uniform", kv_is_heads=True),
-    "phimoe": Family(
-        "phimoe",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        norm_bias=True,
-        head_bias="lm_head_bias",
-        experts="all",
-        windows="uniform",
+    "phimoe": replace(
+        _BIASED, defaults_of="phimoe", norm_bias=True, head_bias="lm_head_bias", experts="all", windows="uniform"
     ),
     "deepseek_v2": replace(_DEEPSEEK, defaults_of="deepseek_v2"),
     "deepseek_v3": replace(_DEEPSEEK, router_bias=True),
@@ -167,48 +163,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "dots1": Family("dots1", qkv_bias="attention_bias", qk_norm="head", experts="first_dense", router_bias=True),
     "minimax_m2": Family("minimax_m2", qk_norm="full", experts="all", router_bias=True, fixed_head_dim=True),
-    "olmo": Family(
-        "olmo", qkv_bias="attention_bias", out_bias="attention_bias", norms=0, final_norms=0, kv_is_heads=True
+    "olmo": replace(_BIASED, defaults_of="olmo", norms=0, final_norms=0, kv_is_heads=True),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, defaults_of="olmo3", windows="every", window_period=4),
+    "olmoe": replace(_OLMO2, defaults_of="olmoe", experts="all"),
+    "flex_olmo": replace(_OLMO2, defaults_of="flex_olmo", experts="all"),
+    "cohere": replace(
+        _BIASED, defaults_of="cohere", norms=1, qk_norm="per_head", qk_norm_if="use_qk_norm", kv_is_heads=True
     ),
-    "olmo2": Family("olmo2", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="full", kv_is_heads=True),
-    "olmo3": Family(
-        "olmo3",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        qk_norm="full",
-        windows="every",
-        window_period=4,
-        kv_is_heads=True,
-    ),
-    "olmoe": Family(
-        "olmoe", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="full", experts="all", kv_is_heads=True
-    ),
-    "flex_olmo": Family(
-        "flex_olmo",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        qk_norm="full",
-        experts="all",
-        kv_is_heads=True,
-    ),
-    "cohere": Family(
-        "cohere",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        norms=1,
-        qk_norm="per_head",
-        qk_norm_if="use_qk_norm",
-        kv_is_heads=True,
-    ),
-    "cohere2": Family(
-        "cohere2",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        norms=1,
-        windows="every",
-        window_period=4,
-        kv_is_heads=True,
-    ),
+    "cohere2": replace(_BIASED, defaults_of="cohere2", norms=1, windows="every", window_period=4, kv_is_heads=True),
     "exaone4": Family("exaone4", qk_norm="head", windows="every", window_period=4, kv_is_heads=True),
     "starcoder2": Family(
         "starcoder2",
@@ -241,14 +204,8 @@ FAMILIES: dict[str, Family] = {
         extra="falcon",
     ),
     "stablelm": Family("stablelm", qkv_bias="use_qkv_bias", norm_bias=True, qk_norm="", kv_is_heads=True),
-    "nemotron": Family(
-        "nemotron",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        mlp_bias="mlp_bias",
-        gated=False,
-        norm_bias=True,
-        kv_is_heads=True,
+    "nemotron": replace(
+        _BIASED, defaults_of="nemotron", mlp_bias="mlp_bias", gated=False, norm_bias=True, kv_is_heads=True
     ),
     "granite": _GRANITE,
     "granitemoe": replace(_GRANITE, defaults_of="granitemoe", mlp_bias=False, experts="all"),
@@ -266,10 +223,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "bamba": replace(_LLAMA, defaults_of="bamba", state="mamba2", kv_is_heads=False),
     "falcon_h1": replace(_LLAMA, defaults_of="falcon_h1", state="mamba2", kv_is_heads=False, extra="parallel_state"),
-    "nemotron_h": Family(
-        "nemotron_h",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
+    "nemotron_h": replace(
+        _BIASED,
+        defaults_of="nemotron_h",
         mlp_bias="mlp_bias",
         gated=False,
         norms=1,
@@ -281,10 +237,9 @@ FAMILIES: dict[str, Family] = {
         fixed_head_dim=True,
     ),
     "jamba": Family("jamba", experts="period", state="mamba1", rotary=False),
-    "gpt_oss": Family(
-        "gpt_oss",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
+    "gpt_oss": replace(
+        _BIASED,
+        defaults_of="gpt_oss",
         sinks=True,
         experts="all",
         expert_bias=True,
@@ -292,14 +247,8 @@ FAMILIES: dict[str, Family] = {
         windows="alternate",
         fixed_head_dim=True,
     ),
-    "llama4_text": Family(
-        "llama4_text",
-        qkv_bias="attention_bias",
-        out_bias="attention_bias",
-        experts="llama4",
-        windows="chunked",
-        window_period=4,
-        fixed_head_dim=True,
+    "llama4_text": replace(
+        _BIASED, defaults_of="llama4_text", experts="llama4", windows="chunked", window_period=4, fixed_head_dim=True
     ),
     "ernie4_5": Family("ernie4_5", qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", fixed_head_dim=True),
     "ernie4_5_moe": Family(

@@ -21,53 +21,22 @@ class Writer:
     def __init__(self, figures: Mapping[str, Any], language: str) -> None:
         self.figures = figures
         self.language, self.text, self.numbers = _language(language)
+        self.model: Mapping[str, Any] = figures["model"]
+        self.hardware: Mapping[str, Any] = figures["hardware"]
+        self.load: Mapping[str, Any] = figures["workload"]
+        self.is_reference: bool = figures["method"] == "reference"
+        self.context = self.numbers.number(self.load["context_tokens"])
+        self.concurrency = self.numbers.number(self.load["concurrency"])
+        self.kv_dtype = str(self.load["kv_dtype"]).upper()
 
     def say(self, key: str, **values: str) -> str:
         """The text `key` with its placeholders filled."""
         return self.text[key].format(**values)
 
-    @property
-    def model(self) -> Mapping[str, Any]:
-        """Figures of the model."""
-        found: Mapping[str, Any] = self.figures["model"]
-        return found
-
-    @property
-    def hardware(self) -> Mapping[str, Any]:
-        """Figures of the node."""
-        found: Mapping[str, Any] = self.figures["hardware"]
-        return found
-
-    @property
-    def load(self) -> Mapping[str, Any]:
-        """Figures of the workload."""
-        found: Mapping[str, Any] = self.figures["workload"]
-        return found
-
     def scenario(self, name: str) -> Mapping[str, Any]:
         """Figures of a scenario."""
         found: Mapping[str, Any] = self.figures["scenarios"][name]
         return found
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether the reference method made the figures."""
-        return bool(self.figures["method"] == "reference")
-
-    @property
-    def context(self) -> str:
-        """The requested context."""
-        return self.numbers.number(self.load["context_tokens"])
-
-    @property
-    def concurrency(self) -> str:
-        """The requested sessions."""
-        return self.numbers.number(self.load["concurrency"])
-
-    @property
-    def kv_dtype(self) -> str:
-        """The KV format in upper case."""
-        return str(self.load["kv_dtype"]).upper()
 
     def on_device(self, key: str) -> str:
         """The text `key`, or its variant for a machine without accelerators."""
