@@ -6,6 +6,7 @@ the text of `write_messages`, so a change of its wording needs a new training.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -112,12 +113,9 @@ def _cut_to_fit(
 ) -> list[Passage]:
     """The longest start of `passage`, in whole words, that fits; nothing where that would be too short to help."""
     words = passage.text.split()
-    low, high = 0, len(words)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(encoded([replace(passage, text=" ".join(words[:middle]))])) <= budget_tokens:
-            low = middle
-        else:
-            high = middle - 1
-    text = " ".join(words[:low])
+
+    def tokens(count: int) -> int:
+        return len(encoded([replace(passage, text=" ".join(words[:count]))]))
+
+    text = " ".join(words[: bisect_right(range(1, len(words) + 1), budget_tokens, key=tokens)])
     return [replace(passage, text=text)] if len(text) >= _SHORTEST_CUT_CHARACTERS else []
