@@ -31,7 +31,6 @@ from tqdm import tqdm
 
 from benchmarks.harness.agreement import contains, exact, f1
 from benchmarks.harness.process import ROOT
-from benchmarks.harness.squad import read_squad
 from benchmarks.load import percentile
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
@@ -40,6 +39,7 @@ from rag.answering.run import Answer
 from rag.build_index import build
 from rag.composition import load_embedder, load_pipeline
 from rag.documents.folder import Folder
+from rag.documents.squad import read_squad
 from rag.errors import RagError
 from rag.interfaces import Language, Passage, Sampling
 from rag.settings import Settings

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 from tqdm import tqdm
 
-from benchmarks.harness.squad import read_squad
 from rag.documents.embedding_store import EmbeddingStore, embed_texts
+from rag.documents.squad import read_squad
 from rag.embedding.adapter import save_adapter, unit
 from rag.embedding.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.errors import InvalidRequest, RagError

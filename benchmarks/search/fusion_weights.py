@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.harness.squad import read_squad
 from benchmarks.retrieval import Quality, Scores, reciprocal_ranks
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
 from rag.documents.chunking import Chunker
 from rag.documents.embedding_store import EmbeddingStore, embed_texts
 from rag.documents.folder import Document, read_folder
+from rag.documents.squad import read_squad
 from rag.embedding.adapter import LocalEmbedder, load_adapter
 from rag.embedding.sentence_transformer import DEFAULT_MODEL, SentenceTransformerEmbedder
 from rag.interfaces import Language

@@ -1,7 +1,7 @@
-"""Documents cut into chunks that an embedder reads whole: by its own tokens, at sentence ends, with some overlap.
+"""Splits documents into chunks that fit the embedder: counted in its own tokens, at sentence ends, with overlap.
 
-The title goes with every chunk, so that a chunk from the middle still says what it is about. Texts that repeat, up to
-case, accents, punctuation and spacing, are dropped.
+Every chunk carries the document's title, so that a chunk from the middle keeps its topic. Chunks that are equal up to
+case, accents, punctuation and spacing are dropped.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from rag.documents.folder import Document
 from rag.retrieval.passage_store import Chunk, duplicate_key
 
 TokenSpans = Callable[[str], list[tuple[int, int]]]
-"""(start, end) in characters of each token of a text, as the embedder's tokenizer cuts it."""
+"""(start, end) in characters of each token of a text, by the embedder's tokenizer."""
 
-# After a sentence's end or a line's. An abbreviation taken for an end costs nothing: it is only a place where one may
-# cut. A blank line ends a paragraph, the better place.
+# After the end of a sentence or line. An abbreviation mistaken for an end is harmless: these are only possible splits.
+# A blank line ends a paragraph, the better split.
 _SENTENCE_END = re.compile(r"(?<=[.!?…;:])[\"'”»)\]]*\s+|\n\s*")
 _WORD_END = re.compile(r"\s+")
 
 
 @dataclass(slots=True)
 class Chunker:
-    """Cuts documents, and remembers what it has seen: `duplicates` counts the chunks dropped as repeated.
+    """Splits documents; `duplicates` counts the repeated chunks dropped so far.
 
-    `max_tokens` is the title and the text together, without special tokens; an embedder's own limit is the most.
+    `max_tokens` counts title and text together, without special tokens; it must not exceed the embedder's limit.
     """
 
     token_spans: TokenSpans
@@ -41,7 +41,7 @@ class Chunker:
         self.overlap_tokens = min(self.overlap_tokens, self.max_tokens // 4)
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Chunk]:
-        """The chunks of `documents`, in order, without the repeated ones."""
+        """The chunks of `documents`, in order, without duplicates."""
         for document in documents:
             title_tokens = len(self.token_spans(document.title + "\n"))
             budget_tokens = max(self.max_tokens - title_tokens, self.max_tokens // 2)
@@ -60,7 +60,7 @@ class Chunker:
             return bisect_left(starts, end) - bisect_left(starts, start)
 
         pieces = list(_pieces(text, starts, max_tokens))
-        first = fresh = 0  # where the chunk begins, and the first of its pieces that no chunk has held yet
+        first = fresh = 0  # the chunk's first piece, and its first piece that is in no earlier chunk
         while first < len(pieces):
             last = first
             while last + 1 < len(pieces) and tokens(pieces[first][0], pieces[last + 1][1]) <= max_tokens:
@@ -69,7 +69,7 @@ class Chunker:
                 last = _at_paragraph_end(text, pieces, first, fresh, last)
             yield text[pieces[first][0] : pieces[last][1]].strip()
             first = fresh = last + 1
-            # Repeat what fits the overlap, as long as something new fits beside it.
+            # Go back by what fits the overlap, as long as the next new piece fits the chunk as well.
             while (
                 first > 0
                 and fresh < len(pieces)
@@ -80,9 +80,9 @@ class Chunker:
 
 
 def _pieces(text: str, starts: list[int], max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Consecutive spans of at most `max_tokens`: sentences; of a longer sentence its words.
+    """Consecutive spans of at most `max_tokens`: sentences; the words of a longer sentence.
 
-    What has no space for longer than a whole chunk is no word, and is cut between tokens.
+    A run of characters without a space that is longer than a chunk is split between tokens.
     """
     for start, end in _spans(_SENTENCE_END, text, 0, len(text)):
         first, last = bisect_left(starts, start), bisect_left(starts, end)
@@ -95,9 +95,9 @@ def _pieces(text: str, starts: list[int], max_tokens: int) -> Iterator[tuple[int
             yield from pairwise(cuts)
 
 
-def _spans(border: re.Pattern[str], text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """[start, end) cut behind each border."""
-    for match in border.finditer(text, start, end):
+def _spans(boundary: re.Pattern[str], text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """[start, end) split after each boundary."""
+    for match in boundary.finditer(text, start, end):
         if match.end() < end:
             yield start, match.end()
             start = match.end()
@@ -105,7 +105,7 @@ def _spans(border: re.Pattern[str], text: str, start: int, end: int) -> Iterator
 
 
 def _at_paragraph_end(text: str, pieces: list[tuple[int, int]], first: int, fresh: int, last: int) -> int:
-    """The last piece from `fresh` to `last` that ends a paragraph, if half of the chunk is left then; else `last`."""
+    """The last piece from `fresh` to `last` that ends a paragraph with at least half of the chunk, else `last`."""
     start, end = pieces[first][0], pieces[last][1]
     for piece in range(last, fresh - 1, -1):
         piece_end = pieces[piece][1]

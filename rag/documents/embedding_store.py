@@ -1,14 +1,14 @@
-"""Vectors of texts that were embedded before, on disk, by the texts' hash.
+"""An on-disk cache of text embeddings, keyed by the hash of the text.
 
-Embedding takes nearly all of the time of a build. What a build has embedded it appends here as it goes, so a build that
-was killed goes on where it was, and one over changed documents embeds only the new passages. A store is a directory:
+Embedding takes nearly all of the time of a build. A build appends its vectors here as it goes, so a killed build
+resumes where it was, and one over changed documents embeds only the new passages. A store is a directory:
 
     store.json              the embedder: name, dimension, fingerprint
     shard-00000.vectors     float32 rows, little-endian
-    shard-00000.keys        the journal: 16 bytes a row, written once the row itself is on the disk
+    shard-00000.keys        the journal: 16 bytes per row, written after the row itself is on disk
 
-Every opening that appends makes a new shard, so a half-written end is never written behind; it is not read either.
-Vectors are gathered block by block and never held all at once. Knows nothing about passages, documents and indexes.
+Every process that appends starts a new shard, so nothing is ever appended after a partially written row, and such a row
+is not read. Vectors are read block by block and never all held in memory.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Keys: TypeAlias = NDArray[np.bytes_]
 """(texts,) of dtype S16: the BLAKE2b digest of each text."""
 
 KEY_BYTES = 16
-# Texts that are looked up and sorted by length together, and those among them that reach the disk together: a kill
-# costs at most the latter's embedding, some seconds on a small machine.
+# Texts that are looked up and sorted by length together, and texts that are written to disk together: a killed process
+# loses at most APPEND_TEXTS embeddings, some seconds on a small machine.
 WINDOW_TEXTS = 4096
 APPEND_TEXTS = 256
 
@@ -51,7 +51,7 @@ def keys_of(texts: Iterable[str]) -> Keys:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """The whole rows of one pair of files, numbered from `first_row` on."""
+    """The complete rows of one pair of files, numbered from `first_row` on."""
 
     stem: Path
     first_row: int
@@ -62,14 +62,14 @@ class _Shard:
         return np.asarray(found, dtype=f"S{KEY_BYTES}")
 
     def gather(self, rows: NDArray[np.int64], dimension: int) -> Vectors:
-        # Mapped for this once: pages that stay mapped count as this process's memory.
+        # Mapped for this call only: pages that stay mapped count as this process's memory.
         shape = (self.rows, dimension)
         mapped = np.memmap(self.stem.with_suffix(".vectors"), dtype="<f4", mode="r", shape=shape)
         return np.asarray(mapped[rows - self.first_row], dtype=np.float32)
 
 
 class StoredVectors:
-    """Some of a store's vectors, in the order of the keys that were asked for: (rows, dimension), read when indexed."""
+    """Some of a store's vectors, in the order of the requested keys: (rows, dimension), read from disk when indexed."""
 
     def __init__(self, shards: Sequence[_Shard], rows: NDArray[np.int64], dimension: int) -> None:
         self._shards = list(shards)
@@ -86,7 +86,7 @@ class StoredVectors:
         return len(self._rows)
 
     def __getitem__(self, wanted: slice | NDArray[np.int64]) -> Vectors:
-        """(wanted, dimension), read from the disk."""
+        """(wanted, dimension), read from disk."""
         rows = self._rows[wanted]
         found = np.empty((len(rows), self._dimension), dtype=np.float32)
         of_shard = np.searchsorted(self._starts, rows, side="right") - 1
@@ -97,10 +97,10 @@ class StoredVectors:
 
 
 class EmbeddingStore:
-    """The vectors that `embedder` has made of texts. One process at a time; a lock holds the others off."""
+    """The vectors that `embedder` computed. A file lock admits one process at a time."""
 
     def __init__(self, directory: Path, embedder: Embedder) -> None:
-        """Open the store in `directory`, or begin one. What another model of any name left there is thrown away.
+        """Open the store in `directory`, or create it. Vectors of another model, of any name, are discarded.
 
         Raises InvalidRequest when another process has it open.
         """
@@ -126,7 +126,7 @@ class EmbeddingStore:
         self._read()
 
     def __len__(self) -> int:
-        """Rows on the disk when the store was last read; what was appended since is not among them."""
+        """Rows on disk when the store was last read, without those appended since."""
         return len(self._rows_by_key)
 
     def __enter__(self) -> EmbeddingStore:
@@ -138,21 +138,21 @@ class EmbeddingStore:
         self.close()
 
     def close(self) -> None:
-        """Let another process in. Vectors that were handed out stay readable."""
+        """Release the lock. StoredVectors returned before stay readable."""
         self._end_shard()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def rows(self, keys: Keys) -> NDArray[np.int64]:
-        """(len(keys),): the row of each key; -1 for those that were not there when the store was last read."""
+        """(len(keys),): the row of each key; -1 for those not on disk when the store was last read."""
         if not len(self._sorted_keys):
             return np.full(len(keys), -1, dtype=np.int64)
         place = np.searchsorted(self._sorted_keys, keys).clip(max=len(self._sorted_keys) - 1)
         return np.where(self._sorted_keys[place] == keys, self._rows_by_key[place], -1)
 
     def append(self, keys: Keys, vectors: Vectors) -> None:
-        """Bring a row a key to the disk. Raises ModelRefused for components that are not finite."""
+        """Write one row per key and fsync it. Raises ModelRefused for components that are not finite."""
         if vectors.shape != (len(keys), self._dimension):
             raise ValueError(f"{len(keys)} keys with vectors of the shape {vectors.shape}")
         if not np.isfinite(vectors).all():
@@ -163,7 +163,7 @@ class EmbeddingStore:
         for file, content in zip(self._writer, (vectors.astype("<f4"), keys), strict=True):
             file.write(np.ascontiguousarray(content).tobytes())
             file.flush()
-            os.fsync(file.fileno())  # a key on the disk vouches for a vector on the disk
+            os.fsync(file.fileno())  # vectors first: a key on disk implies that its vector is on disk
 
     def vectors(self, keys: Keys) -> StoredVectors:
         """The vectors of `keys`, in their order. Raises KeyError when one is missing."""
@@ -175,7 +175,7 @@ class EmbeddingStore:
         return StoredVectors(self._shards, rows, self._dimension)
 
     def prune(self, keys: Keys) -> int:
-        """Drop what is not among `keys`, once that is more than half of the store; how many rows were dropped."""
+        """Drop the rows not among `keys` once they are more than half of the store; the number of rows dropped."""
         self._end_shard()
         self._read()
         wanted = np.unique(keys)
@@ -193,7 +193,7 @@ class EmbeddingStore:
         return total - len(kept)
 
     def _adopt(self, embedder: Embedder) -> None:
-        """Make sure that the store is this embedder's."""
+        """Take over the store for this embedder, discarding vectors of another one."""
         path = self._directory / "store.json"
         mine = {"embedder": embedder.name, "dimension": embedder.dimension, "fingerprint": fingerprint(embedder)}
         try:
@@ -202,11 +202,11 @@ class EmbeddingStore:
             if known and same_model(str(stored["fingerprint"]), str(mine["fingerprint"])):
                 return
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no store yet, or a description that was cut short: nothing in it can be trusted
-        strangers = self._stems()
-        if strangers:
-            _log.warning("%s holds vectors of another embedding model; they are thrown away", self._directory)
-            _remove(strangers)
+            pass  # no store yet, or a truncated description: no shard can be trusted
+        foreign = self._stems()
+        if foreign:
+            _log.warning("%s holds vectors of another embedding model; they are discarded", self._directory)
+            _remove(foreign)
         draft = path.with_suffix(".draft")
         draft.write_text(json.dumps(mine, ensure_ascii=False) + "\n", encoding="utf-8")
         draft.replace(path)
@@ -219,7 +219,7 @@ class EmbeddingStore:
         return int(stems[-1].name.removeprefix("shard-")) + 1 if stems else 0
 
     def _read(self) -> None:
-        """Learn which rows are there: those that both files of a shard hold whole."""
+        """Find the rows on disk: those complete in both files of a shard."""
         self._shards = []
         first_row = 0
         for stem in self._stems():
@@ -244,31 +244,45 @@ def embed_texts(
     store: EmbeddingStore,
     progress: Callable[[int], object] | None = None,
 ) -> Keys:
-    """Have every text's vector in `store`, by `embed` where it is missing; the texts' keys, in order.
+    """Compute by `embed` the vectors that `store` lacks; the texts' keys, in order.
 
-    `progress` is told of texts done, those that were there already included. Holds a window of texts at a time, and
-    embeds its longest texts together, so that little padding is computed.
+    `progress` is called with counts of finished texts, cached ones included.
     """
-    tell = progress or (lambda _: None)
-    all_keys = [np.empty(0, dtype=f"S{KEY_BYTES}")]
-    for window in windows(texts, WINDOW_TEXTS):
+
+    def by_batches(keys: Keys, missing: list[str]) -> Iterator[tuple[Keys, Vectors]]:
+        for start in range(0, len(missing), APPEND_TEXTS):
+            batch = slice(start, start + APPEND_TEXTS)
+            yield keys[batch], embed(missing[batch])
+
+    return add_missing(texts, by_batches, store, progress, WINDOW_TEXTS)
+
+
+def add_missing(
+    texts: Iterable[str],
+    embed: Callable[[Keys, list[str]], Iterable[tuple[Keys, Vectors]]],
+    store: EmbeddingStore,
+    progress: Callable[[int], object] | None,
+    window_texts: int,
+) -> Keys:
+    """Append to `store` the vectors of the texts that it lacks; the keys of all `texts`, in order.
+
+    Holds `window_texts` texts at a time. `embed` gets the missing ones with their keys, longest first, so that texts of
+    like length share a batch and little padding is computed; it yields vectors with their keys in any order.
+    """
+    report = progress or (lambda _: None)
+    all_keys = [keys_of(())]
+    source = iter(texts)
+    while window := list(islice(source, window_texts)):
         keys = keys_of(window)
         all_keys.append(keys)
         missing = np.flatnonzero(store.rows(keys) < 0).tolist()
-        tell(len(window) - len(missing))
+        report(len(window) - len(missing))
         missing.sort(key=lambda i: len(window[i]), reverse=True)
-        for start in range(0, len(missing), APPEND_TEXTS):
-            batch = missing[start : start + APPEND_TEXTS]
-            store.append(keys[batch], embed([window[i] for i in batch]))
-            tell(len(batch))
+        if missing:
+            for embedded, vectors in embed(keys[missing], [window[i] for i in missing]):
+                store.append(embedded, vectors)
+                report(len(embedded))
     return np.concatenate(all_keys)
-
-
-def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """`texts` in lists of `size`, the last one shorter."""
-    source = iter(texts)
-    while window := list(islice(source, size)):
-        yield window
 
 
 def _size_bytes(path: Path) -> int:
@@ -280,6 +294,6 @@ def _size_bytes(path: Path) -> int:
 
 def _remove(stems: Iterable[Path]) -> None:
     for stem in stems:
-        # The journal first: vectors without keys are not read, keys without vectors are not either.
+        # The journal first: rows need both files, so an interrupted removal leaves nothing that would be read.
         stem.with_suffix(".keys").unlink(missing_ok=True)
         stem.with_suffix(".vectors").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Documents from a folder, of every type that rag/documents/readers.py reads. What can't be read is noted and left out.
+"""Reads the documents below a folder, of every type in rag/documents/readers.py, with a note on each skipped item.
 
-Every document's metadata hold its `source` (the path below the folder), `folder` and `language`, so that answers can
-cite and requests can filter. Knows nothing about tokens or indexes.
+Every document's metadata hold its `source` (the path below the folder), `folder` and `language`, for citations and
+request filters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Document", "Folder", "Note", "read_folder"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with its title. `id` is the source's path, a line of it, or what a .jsonl line gives as its id."""
+    """A text with its title. `id`: the source's path, path and line, or the `id` of a .jsonl line."""
 
     id: str
     title: str
@@ -31,17 +31,17 @@ class Document:
 
 @dataclass(slots=True)
 class Folder:
-    """What reading a folder gave."""
+    """The documents of a folder, and the notes on what was skipped."""
 
     documents: list[Document] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
 def read_folder(folder: Path, watch: Callable[[list[Path]], Iterable[Path]] = lambda paths: paths) -> Folder:
-    """Every document below `folder`, in the order of their paths; hidden files and folders don't count.
+    """Every document below `folder`, in the order of their paths; hidden files and folders are ignored.
 
-    `watch` may wrap the list of files, to show how far it has been read. Raises InvalidRequest when `folder` is none,
-    or when a library that its files need is not installed.
+    `watch` may wrap the list of files, to show progress. Raises InvalidRequest when `folder` is not a folder, or when a
+    library that its files need is not installed.
     """
     if not folder.is_dir():
         raise InvalidRequest(f"{folder} is not a folder of documents", field="documents", value=str(folder))
@@ -51,8 +51,10 @@ def read_folder(folder: Path, watch: Callable[[list[Path]], Iterable[Path]] = la
         source = path.relative_to(folder).as_posix()
         read = reader_of(source)
         if read is None:
-            spoken = ", ".join(READERS)
-            found.notes.append(Note(source, None, f"files of the type {path.suffix or 'none'} aren't read ({spoken})"))
+            supported = ", ".join(READERS)
+            found.notes.append(
+                Note(source, None, f"files of the type {path.suffix or 'none'} aren't read ({supported})")
+            )
             continue
         try:
             content = path.read_bytes()
@@ -64,7 +66,7 @@ def read_folder(folder: Path, watch: Callable[[list[Path]], Iterable[Path]] = la
             if isinstance(item, Note):
                 found.notes.append(item)
             elif item.id in owners:
-                found.notes.append(Note(item.id, None, f"the id is taken already, by {owners[item.id]}"))
+                found.notes.append(Note(item.id, None, f"duplicate id, already used by {owners[item.id]}"))
             else:
                 owners[item.id] = source
                 found.documents.append(item)
@@ -79,11 +81,11 @@ def _document(source: str, found: Text) -> Document | Note:
     title = unicodedata.normalize("NFC", found.title or Path(source).stem).strip()
     text = unicodedata.normalize("NFC", found.text).strip()
     if not text:
-        return Note(source, None, "has a title and no text")
+        return Note(source, None, "has a title but no text")
     if len(title) > LONGEST_TITLE:
         title = title[:LONGEST_TITLE].rsplit(maxsplit=1)[0] + "…"
     metadata = dict(found.metadata)
-    if metadata.get("language") not in ("pt", "en"):  # a language given by the author is better than a guess
+    if metadata.get("language") not in ("pt", "en"):  # the author's own language tag takes precedence over detection
         metadata["language"] = detect_language(f"{title}\n{text}")
     metadata["source"] = source
     metadata["folder"] = Path(source).parent.as_posix()

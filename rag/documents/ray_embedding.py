@@ -1,27 +1,28 @@
-"""Embedding over many machines, by Ray Data: the same store, the same embedder, as many copies of it as asked for.
+"""Embedding on a Ray cluster: the same store and embedder, in as many worker processes as requested.
 
-This process reads texts and writes the store; only texts and vectors travel, so the machines share no file system. What
-was in the store is not sent, and what comes back is appended at once: a build on a cluster resumes as one on a notebook
-does. The machines need this code and the embedding model at the same place.
+This process reads the texts and writes the store; only texts and vectors are sent, so the machines need no shared file
+system. Cached texts are not sent, and vectors are appended as they arrive, so a build on a cluster resumes like a local
+one. The machines need this code and the embedding model at the same paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from rag.documents.embedding_store import APPEND_TEXTS, EmbeddingStore, Keys, keys_of, windows
+from rag.documents.embedding_store import APPEND_TEXTS, EmbeddingStore, Keys, add_missing
 from rag.embedding.adapter import LocalEmbedder
 from rag.errors import InvalidRequest
+from rag.interfaces import Vectors
 
-# Texts that are handed to Ray together: some hundred megabytes at the most, and enough for hundreds of workers.
+# Texts submitted to Ray together: some hundred megabytes at most, and enough for hundreds of workers.
 _WINDOW_TEXTS = 100_000
 
 
 class _Worker:
-    """One copy of the embedder, in a process that Ray keeps."""
+    """One copy of the embedder, in a process of Ray's actor pool."""
 
     def __init__(self, load: Callable[[], LocalEmbedder]) -> None:
         self._embedder = load()
@@ -38,9 +39,9 @@ def embed_on_ray(
     *,
     workers: int,
 ) -> Keys:
-    """What embed_texts does, by `workers` processes wherever Ray finds room for them; `load` makes each its embedder.
+    """Like embed_texts, in `workers` processes that Ray places; each creates its embedder by `load`.
 
-    Joins the cluster that RAY_ADDRESS names, or starts one on this machine. Raises InvalidRequest where Ray is absent.
+    Joins the cluster that RAY_ADDRESS names, or starts one on this machine. Raises InvalidRequest without Ray.
     """
     try:
         import ray  # noqa: PLC0415 - optional, and heavy
@@ -55,21 +56,13 @@ def embed_on_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    tell = progress or (lambda _: None)
-    all_keys = [keys_of(())]
-    for window in windows(texts, _WINDOW_TEXTS):
-        keys = keys_of(window)
-        all_keys.append(keys)
-        missing = np.flatnonzero(store.rows(keys) < 0).tolist()
-        tell(len(window) - len(missing))
-        if not missing:
-            continue
-        missing.sort(key=lambda i: len(window[i]), reverse=True)
-        rows = [{"key": keys[i : i + 1].tobytes(), "text": window[i]} for i in missing]
+
+    def by_workers(keys: Keys, missing: list[str]) -> Iterator[tuple[Keys, Vectors]]:
+        rows = [{"key": keys[i : i + 1].tobytes(), "text": text} for i, text in enumerate(missing)]
         embedded = ray.data.from_items(rows).map_batches(
             _Worker, fn_constructor_args=(load,), concurrency=workers, batch_size=APPEND_TEXTS
         )
         for batch in embedded.iter_batches(batch_size=APPEND_TEXTS):
-            store.append(np.array(list(batch["key"]), dtype=keys.dtype), np.stack(list(batch["vector"])))
-            tell(len(batch["key"]))
-    return np.concatenate(all_keys)
+            yield np.array(list(batch["key"]), dtype=keys.dtype), np.stack(list(batch["vector"]))
+
+    return add_missing(texts, by_workers, store, progress, _WINDOW_TEXTS)

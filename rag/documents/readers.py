@@ -1,8 +1,7 @@
-"""What a file's bytes say, by the file's type: .txt .md .html .pdf .docx .csv .jsonl → texts with titles.
+"""File readers by type, .txt .md .html .pdf .docx .csv .jsonl: bytes to texts with titles.
 
-A reader yields a Text for each document that the file holds, and a Note for each thing that it leaves out. Markup and
-office formats are parsed by libraries that only this needs (requirements-artifact.txt), imported when the first such
-file comes by. Knows nothing about folders, languages or indexes.
+A reader yields a Text for each document in the file, and a Note for each part that it skips. The libraries for markup
+and office formats (requirements-artifact.txt) are needed only here, and imported with the first such file.
 """
 
 from __future__ import annotations
@@ -21,37 +20,23 @@ from typing import Any
 from rag.errors import InvalidRequest
 from rag.interfaces import Scalar
 
-# A first line longer than this is a paragraph, not a title; a longer title would also crowd the text out of its chunk.
+# A longer first line is a paragraph, not a title; a longer title would also leave its chunks too little space for text.
 LONGEST_TITLE = 120
 
 _LONGEST_CELL = 10_000_000
 _DELIMITERS = ",;\t|"
 _BLOCKS = [
-    *(
-        "address",
-        "article",
-        "blockquote",
-        "dd",
-        "details",
-        "div",
-        "dl",
-        "dt",
-        "figcaption",
-        "figure",
-        "hr",
-        "li",
-        "main",
-    ),
-    *("h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "tr", "ul"),
-]
+    "address", "article", "blockquote", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "hr", "li", "main",
+    "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "tr", "ul",
+]  # fmt: skip
 _NO_TEXT = ["script", "style", "noscript", "template", "svg", "nav", "footer", "aside", "form", "button", "iframe"]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One document of a file. `place` tells it from the file's others: the line, or the page.
+    """One document of a file. `place`, its line or page, distinguishes it from the file's others.
 
-    `title` None: the file's name will do. `id` None: so will the file's path and the place.
+    `title` None: the file's name is used. `id` None: the file's path and the place are used.
     """
 
     text: str
@@ -63,7 +48,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that was left out, and why. `line` counts from 1 (pages of a PDF too); None: it is about the file."""
+    """Something that was skipped, and why. `line` (a PDF's page) counts from 1; None: the whole file."""
 
     source: str
     line: int | None
@@ -82,12 +67,12 @@ Reader = Callable[[str, bytes], Iterator[Text | Note]]
 
 
 def reader_of(source: str) -> Reader | None:
-    """What reads files of this name; None where nothing does."""
+    """The reader for a file of this name; None for an unsupported type."""
     return READERS.get(Path(source).suffix.lower())
 
 
 def _read_text(source: str, content: bytes) -> Iterator[Text | Note]:
-    """The title is the first line when a blank one follows."""
+    """The title is the first line if a blank line follows it."""
     text = _decoded(source, content)
     if isinstance(text, Note):
         yield text
@@ -113,13 +98,13 @@ def _read_markdown(source: str, content: bytes) -> Iterator[Text | Note]:
 
 
 def _read_json_lines(source: str, content: bytes) -> Iterator[Text | Note]:
-    """A document a line: `text`, and optionally `title`, `id` and further scalars, which become metadata."""
+    """One document per line: `text`, and optionally `title`, `id` and further scalars, which become metadata."""
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
+        except (ValueError, RecursionError) as error:  # invalid UTF-8 is a ValueError too
             yield Note(source, number, f"is not JSON: {error}")
             continue
         if isinstance(record, dict):
@@ -129,9 +114,9 @@ def _read_json_lines(source: str, content: bytes) -> Iterator[Text | Note]:
 
 
 def _read_csv(source: str, content: bytes) -> Iterator[Text | Note]:
-    """A document a row. With a column `text`, as a line of .jsonl; without, the row's cells as "column: value" lines.
+    """One document per row. With a column `text`, like a line of .jsonl; without, the cells as "column: value" lines.
 
-    The delimiter is the one of comma, semicolon, tab and bar that the header has most of.
+    The delimiter is the most frequent one of comma, semicolon, tab and bar in the header.
     """
     text = _decoded(source, content)
     if isinstance(text, Note):
@@ -143,7 +128,7 @@ def _read_csv(source: str, content: bytes) -> Iterator[Text | Note]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [column.strip() for column in next(rows)]
-        # The cells of a row may hold line ends: what is named is the line that the row ends on.
+        # Cells may contain line breaks: notes name the line on which the row ends.
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
@@ -157,14 +142,14 @@ def _read_csv(source: str, content: bytes) -> Iterator[Text | Note]:
                 lines = [f"{column}: {cell.strip()}" for column, cell in cells.items()]
                 yield Text("\n".join(lines), place=str(rows.line_num))
     except csv.Error as error:
-        yield Note(source, rows.line_num, f"is not CSV, and nothing below is read: {error}")
+        yield Note(source, rows.line_num, f"is not valid CSV, and the rest of the file is skipped: {error}")
         return
     if rows.line_num == 1:
-        yield Note(source, None, "has a header and no rows")
+        yield Note(source, None, "has a header but no rows")
 
 
 def _record(source: str, number: int, record: Mapping[str, Any]) -> Iterator[Text | Note]:
-    """A mapping with `text`; what is not one of the names known is metadata."""
+    """A mapping with `text`; every key but text, title and id becomes metadata."""
     text, title, identity = record.get("text"), record.get("title"), record.get("id")
     if not isinstance(text, str) or not text.strip():
         yield Note(source, number, 'has no "text"')
@@ -176,7 +161,7 @@ def _record(source: str, number: int, record: Mapping[str, Any]) -> Iterator[Tex
         if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
             metadata[name] = value
         else:
-            yield Note(source, number, f"the field {name!r} is left out: {type(value).__name__} is not a scalar")
+            yield Note(source, number, f"the field {name!r} is skipped: {type(value).__name__} is not a scalar")
     yield Text(
         text,
         title if isinstance(title, str) and title.strip() else None,
@@ -189,7 +174,7 @@ def _record(source: str, number: int, record: Mapping[str, Any]) -> Iterator[Tex
 def _read_html(source: str, content: bytes) -> Iterator[Text | Note]:
     """The main part of a page: <main>, else <article>, else all but navigation, forms and scripts.
 
-    The title is that of <title>. Table cells are divided by bars. The encoding is the page's own, as browsers find it.
+    The title is the <title>. Table cells are separated by bars. The encoding is detected as browsers do.
     """
     page = _library("bs4", "beautifulsoup4").BeautifulSoup(content, "html.parser")
     title = page.title.get_text() if page.title else None
@@ -199,7 +184,7 @@ def _read_html(source: str, content: bytes) -> Iterator[Text | Note]:
     articles = page("article")
     part = page.find("main") or (articles[0] if len(articles) == 1 else None) or page.body or page
     heading = part.find("h1")
-    for piece in list(part.strings):  # line ends of the source mean nothing; those that do are put in below
+    for piece in list(part.strings):  # line breaks of the source have no meaning; those of the layout are added below
         if piece.find_parent("pre") is None:
             piece.replace_with(re.sub(r"\s+", " ", piece))
     for cell in part(["td", "th"]):
@@ -218,31 +203,31 @@ def _read_html(source: str, content: bytes) -> Iterator[Text | Note]:
 
 
 def _read_pdf(source: str, content: bytes) -> Iterator[Text | Note]:
-    """A document a page, so that a source names its page, which `page` in the metadata counts from 1.
+    """One document per page, so that citations name the page; `page` in the metadata counts from 1.
 
-    Pages that are pictures have no text to read, and are noted.
+    Scanned pages have no text; a note says how many.
     """
     pypdf = _library("pypdf", "pypdf")
     errors = importlib.import_module("pypdf.errors")
     try:
         pdf = pypdf.PdfReader(io.BytesIO(content))
         if pdf.is_encrypted and not pdf.decrypt(""):
-            yield Note(source, None, "is locked with a password")
+            yield Note(source, None, "is protected by a password")
             return
         title = str(pdf.metadata.title or "") if pdf.metadata else ""
         pages = list(pdf.pages)
     except (errors.PyPdfError, errors.DependencyError, ValueError, KeyError, TypeError, RecursionError) as error:
-        yield Note(source, None, f"is not a PDF that can be read: {error}")
+        yield Note(source, None, f"is not a readable PDF: {error}")
         return
     unread = []
     for number, page in enumerate(pages, start=1):
         try:
             text = _tidied(page.extract_text())
-        except Exception as error:  # a broken page raises whatever the parser stumbles over; the others are still good
+        except Exception as error:  # a broken page may raise anything in the parser; the other pages are still read
             yield Note(source, number, f"the page can't be read: {type(error).__name__}: {error}")
             continue
         if text:
-            # A word that a line's end divides is one word.
+            # Join words that are hyphenated at a line break.
             text = re.sub(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])", "", text)
             yield Text(text, title.strip() or None, str(number), metadata={"page": number})
         else:
@@ -250,11 +235,11 @@ def _read_pdf(source: str, content: bytes) -> Iterator[Text | Note]:
     if unread:
         which = "no page" if len(unread) == len(pages) else f"{len(unread)} of {len(pages)} pages"
         reason = "has text" if len(unread) == len(pages) else f"have no text, first page {unread[0]}"
-        yield Note(source, None, f"{which} {reason}: pictures of text need OCR first")
+        yield Note(source, None, f"{which} {reason}: scanned pages need OCR first")
 
 
 def _read_docx(source: str, content: bytes) -> Iterator[Text | Note]:
-    """Paragraphs and tables in their order. The title is the file's own, else its first heading."""
+    """Paragraphs and tables in order. The title is the document property, else the first heading."""
     docx = _library("docx", "python-docx")
     table_type = importlib.import_module("docx.table").Table
     try:
@@ -271,8 +256,8 @@ def _read_docx(source: str, content: bytes) -> Iterator[Text | Note]:
                 title = block.text.strip()
             else:
                 blocks.append(block.text)
-    except Exception as error:  # zip, XML and packaging errors share no root, and any of them means the same
-        yield Note(source, None, f"is not a Word document that can be read: {_first_line(error)}")
+    except Exception as error:  # zip, XML and packaging errors have no common base class, and all mean the same
+        yield Note(source, None, f"is not a readable Word document: {_first_line(error)}")
         return
     text = _tidied("\n\n".join(blocks))
     yield Text(text, title or None) if text else Note(source, None, "has no text")
@@ -291,7 +276,7 @@ READERS: dict[str, Reader] = {
 
 
 def _library(module: str, package: str) -> Any:
-    """Imported late, untyped. Raises InvalidRequest naming the package where it is missing."""
+    """The module, imported at its first use, untyped. Raises InvalidRequest, naming the package, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -314,7 +299,7 @@ def _decoded(source: str, content: bytes) -> str | Note:
 
 
 def _tidied(text: str) -> str:
-    """Without blanks at the ends of lines, and with one blank line at most between two."""
+    """Without spaces at the ends of lines, and with at most one blank line between two others."""
     lines = "\n".join(re.sub(r"[^\S\n]+", " ", line).strip(" |") for line in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", lines).strip()
 

@@ -1,8 +1,8 @@
-"""A small map behind a frozen embedder: x → W → f(W·x), where f brings the result back to length 1.
+"""A linear adapter on a frozen embedder: x → f(W·x), where f normalises to length 1.
 
-Trained by `training/train_adapter.py`, kept in a directory as adapter.safetensors (W) and adapter.json (what it was
-trained for). It is applied to texts in the languages it was trained on, questions and passages alike, and leaves the
-others as they are; so an index is built with it, and the embedder's name says so. Knows nothing about its training.
+Trained by `training/train_adapter.py`, stored in a directory as adapter.safetensors (W) and adapter.json (for which
+embedder and languages). It is applied to texts in those languages, questions and passages alike, and leaves the others
+unchanged; an index is therefore built with it, and the embedder's name includes its digest.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ WEIGHTS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 
 
 class LocalEmbedder(Embedder, Protocol):
-    """An embedder in this process, by which chunks can be cut."""
+    """An embedder in this process, with the tokenizer that chunking needs."""
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a passage that the model reads."""
+        """The longest passage that the model reads, in tokens."""
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each token of `text` in characters."""
 
     def reads_portuguese(self) -> bool:
-        """Whether the model was made for Portuguese too."""
+        """Whether the model supports Portuguese."""
 
     def embed_passages(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Vectors:
         """(len(texts), dimension), each row of length 1."""
 
 
 class AdaptedEmbedder:
-    """The Embedder whose vectors have gone through an adapter. Closing it closes the embedder below."""
+    """An Embedder that applies an adapter to another one's vectors. Closing it closes the other one."""
 
     def __init__(self, embedder: LocalEmbedder, weights: NDArray[np.float32], languages: Sequence[Language]) -> None:
         """`weights` (dimension, dimension)."""
@@ -54,7 +54,7 @@ class AdaptedEmbedder:
 
     @property
     def name(self) -> str:
-        """The embedder's and the adapter's: an index by the one is refused with the other."""
+        """The embedder's name with the adapter's digest: an index built with one adapter is refused with another."""
         return f"{self._embedder.name}+adapter-{self._digest}"
 
     @property
@@ -64,15 +64,15 @@ class AdaptedEmbedder:
 
     @property
     def max_tokens(self) -> int:
-        """As the embedder has it."""
+        """The embedder's limit."""
         return self._embedder.max_tokens
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
-        """As the embedder has them."""
+        """The embedder's tokens."""
         return self._embedder.token_spans(text)
 
     def reads_portuguese(self) -> bool:
-        """As the embedder has it: an adapter mends, it does not teach a language."""
+        """The embedder's answer: a linear adapter adds no language."""
         return self._embedder.reads_portuguese()
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
@@ -84,7 +84,7 @@ class AdaptedEmbedder:
         return self._adapted(texts, self._embedder.embed_passages(texts, progress))
 
     def close(self) -> None:
-        """Stop the embedder below."""
+        """Close the underlying embedder."""
         self._embedder.close()
 
     def _adapted(self, texts: Sequence[str], vectors: Vectors) -> Vectors:
@@ -95,7 +95,7 @@ class AdaptedEmbedder:
 
 
 def unit(vectors: NDArray[np.float32]) -> Vectors:
-    """f: each row brought to length 1."""
+    """Each row normalised to length 1."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
 
@@ -103,7 +103,7 @@ def unit(vectors: NDArray[np.float32]) -> Vectors:
 def save_adapter(
     directory: Path, weights: NDArray[np.float32], embedder: Embedder, languages: Sequence[Language], **about: object
 ) -> None:
-    """Write `weights` (dimension, dimension) and what they were trained for; `about` is for whoever reads it."""
+    """Write `weights` (dimension, dimension) and their description; `about` adds entries that loading ignores."""
     from safetensors.numpy import save_file  # noqa: PLC0415 - only where there is an adapter
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ def save_adapter(
 
 
 def load_adapter(directory: Path, embedder: LocalEmbedder) -> AdaptedEmbedder:
-    """`embedder` with the adapter in `directory` behind it.
+    """`embedder` with the adapter in `directory` applied.
 
-    Raises ModelRefused, naming the file or the two values, for an adapter that is absent or changed, or that was
-    trained for another embedder: by its name, its dimension or its fingerprint.
+    Raises ModelRefused, naming the file or the two values, for an adapter that is missing or corrupt, or that was
+    trained for another embedder: by name, dimension or fingerprint.
     """
     from safetensors import SafetensorError  # noqa: PLC0415 - only where there is an adapter
     from safetensors.numpy import load  # noqa: PLC0415
@@ -137,11 +137,11 @@ def load_adapter(directory: Path, embedder: LocalEmbedder) -> AdaptedEmbedder:
             raise _refused(directory, f"{DESCRIPTION} is not of the format {FORMAT} {FORMAT_VERSION}")
         for name, mine in (("embedder", embedder.name), ("dimension", embedder.dimension)):
             if about[name] != mine:
-                raise _refused(directory, f"it was trained for the {name} {about[name]!r}, and this one's is {mine!r}")
+                raise _refused(directory, f"it was trained for {name} {about[name]!r}, but this embedder has {mine!r}")
         if not same_model(str(about["fingerprint"]), fingerprint(embedder)):
-            raise _refused(directory, f"it was trained for another model of the name {embedder.name!r}")
+            raise _refused(directory, f"it was trained for another model named {embedder.name!r}")
         if sha256(content).hexdigest() != about["sha256"]:
-            raise _refused(directory, f"{WEIGHTS} is corrupt: its SHA-256 is not the one in {DESCRIPTION}")
+            raise _refused(directory, f"{WEIGHTS} is corrupt: its SHA-256 differs from the one in {DESCRIPTION}")
         weights = load(content)["weights"]
         languages = [language for language in ("pt", "en") if language in about["languages"]]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -1,6 +1,6 @@
-"""Which embedder made these vectors? A name can be shared by two models; the vector of a fixed text hardly can.
+"""Identifies an embedding model by its vector of a fixed text, because two models may share a name.
 
-The vector is compared, not hashed: the same model rounds differently on another processor.
+The vectors are compared by cosine, not by hash: rounding differs between processors.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from rag.interfaces import Embedder
 
-# Both languages, digits and punctuation, so that whatever was trained on differs somewhere.
+# Both languages, digits and punctuation, so that models trained on different data differ on it.
 _PROBE = "O índice foi criado por este modelo em 1984; the index was made by this model, and by no other!"
-# The same weights in half precision or on another device stay above 0.9999; one more epoch of training does not.
+# The same weights in half precision or on another device stay above 0.9999; one more epoch of training falls below it.
 _LEAST_COSINE = 0.999
 
 
@@ -26,7 +26,7 @@ def fingerprint(embedder: Embedder) -> str:
 
 
 def same_model(one: str, other: str) -> bool:
-    """Whether two fingerprints are by one model, with one passage prefix. False for what is no fingerprint."""
+    """Whether two fingerprints are by the same model with the same passage prefix. False for invalid fingerprints."""
     try:
         a, b = _vector(one), _vector(other)
     except (binascii.Error, ValueError):

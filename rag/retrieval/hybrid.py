@@ -1,8 +1,8 @@
-"""A question to passages: embed it, search by vectors and by terms, fuse, rerank if asked to, drop what repeats.
+"""Hybrid retrieval: embed the question, search vectors and terms, fuse, optionally rerank, and drop duplicates.
 
-Scores lie in [0, 1] and mean the same from question to question (see fusion): with all-MiniLM-L6-v2 a passage that
-answers has mostly 0.3 to 0.7, one that shares a word or a mood with the question less than 0.2. With a reranker they
-are the reranker's.
+Scores lie in [0, 1] and are comparable between questions (see rag.retrieval.fusion): with all-MiniLM-L6-v2 a passage
+that answers mostly has 0.3 to 0.7, one that only shares a word or a tone with the question less than 0.2. With a
+reranker, the scores are the reranker's.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rag.retrieval.reranking import Reranker
 
 
 class HybridRetriever:
-    """The Retriever over an index in this process. Safe to call from many threads.
+    """The Retriever over an index in this process. Thread-safe.
 
-    `candidates`: how many passages each search proposes. `rerank_passages`: how many of the best a reranker reads.
+    `candidates`: passages from each search. `rerank_passages`: how many of the best ones the reranker scores.
     `max_passages_per_document`: for answers that should draw on several documents; None for no limit.
     """
 
@@ -56,10 +56,10 @@ class HybridRetriever:
         filters: Mapping[str, Scalar | Sequence[Scalar]] | None = None,
         min_score: float | None = None,
     ) -> list[Passage]:
-        """At most `top_k` passages, best first, whose metadata pass `filters` and whose score is at least `min_score`.
+        """At most `top_k` passages, best first, whose metadata match `filters` and whose score is at least `min_score`.
 
-        Filters come before the ranking: when enough passages match, there are `top_k`. Raises InvalidRequest for
-        `top_k` below 1, and for a filter by a field that no passage has.
+        Filters apply before ranking: if enough passages match, `top_k` are returned. Raises InvalidRequest for `top_k`
+        below 1, and for a filter on a field that no passage has.
         """
         if top_k < 1:
             raise InvalidRequest("top_k must be at least 1", field="top_k", value=top_k, limit=1)
@@ -73,7 +73,7 @@ class HybridRetriever:
         return [passage for passage in reranked[:top_k] if min_score is None or passage.score >= min_score]
 
     def _search(self, question: str, top_k: int, allowed: Rows | None, min_score: float | None) -> list[Passage]:
-        """The first `top_k` by the fused score, none repeated."""
+        """The first `top_k` by fused score, without duplicates."""
         matching = len(self._index) if allowed is None else len(allowed)
         query = self._embedder.embed_queries([question])[0]
         lexical = self._index.lexical_scores(question)
@@ -87,17 +87,17 @@ class HybridRetriever:
                 lexical=lexical[rows],
                 is_english=self._index.is_english[rows],
             )
-            order = np.argsort(-scores, kind="stable")  # equal scores stay in the order of the documents
-            passages, cut = self._select(rows[order], scores[order], top_k, min_score)
-            # Repeated passages may have used the places up: look further, unless the rest scores too low anyway.
-            if len(passages) == top_k or cut or count >= matching:
+            order = np.argsort(-scores, kind="stable")  # ties keep the order of the documents
+            passages, below_minimum = self._select(rows[order], scores[order], top_k, min_score)
+            # Duplicates may have left fewer than top_k: search deeper, unless the rest scores below the minimum.
+            if len(passages) == top_k or below_minimum or count >= matching:
                 return passages
             count *= 4
 
     def _select(
         self, rows: Rows, scores: NDArray[np.float32], top_k: int, min_score: float | None
     ) -> tuple[list[Passage], bool]:
-        """The first `top_k` that neither repeat nor crowd, and whether `min_score` ended the list."""
+        """The first `top_k`, without duplicates, within the limit per document; whether `min_score` ended the list."""
         passages: list[Passage] = []
         seen: set[bytes] = set()
         of_document: Counter[str] = Counter()
@@ -117,7 +117,7 @@ class HybridRetriever:
 
 
 def _best(scores: NDArray[np.float32], count: int, allowed: Rows | None) -> Rows:
-    """The rows of the `count` highest scores among `allowed`; only those with a score at all."""
+    """The rows of the `count` highest scores among `allowed`; only those with a score above 0."""
     rows = np.flatnonzero(scores) if allowed is None else allowed[scores[allowed] > 0]
     if len(rows) <= count:
         return rows

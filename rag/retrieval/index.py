@@ -1,7 +1,6 @@
-"""The index: passages, their vectors and their terms, built into one directory and loaded from it.
+"""The index: passages, their vectors and their terms, in one directory.
 
-There is one way to have an index, which is to load one; `build_index` writes it. Knows nothing about how its two
-searches are put together: that is retrieval's.
+`build_index` writes it; `Index.load` is the only way to open it. rag.retrieval.hybrid combines its two searches.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rag.retrieval.passage_store import Chunk, Filters, PassageStore, Rows, writ
 from rag.retrieval.vector_index import VectorIndex
 
 DEFAULT_FACTORY = "auto"
-"""Chosen by the number of passages."""
+"""Choose the factory by the number of passages."""
 
 _PASSAGES, _VECTORS, _LEXICAL = "passages.jsonl", "vectors.faiss", "lexical"
 _log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ _FILES = (_PASSAGES, _VECTORS, *(f"{_LEXICAL}/{name}" for name in lexical_index.
 
 
 def indexed_text(chunk: Chunk) -> str:
-    """What is embedded and searched of a chunk: the title and the text."""
+    """The text of a chunk that is embedded and searched: title and text."""
     return f"{chunk.title}\n{chunk.text}"
 
 
@@ -45,12 +44,12 @@ def build_index(
     factory: str = DEFAULT_FACTORY,
     progress: Callable[[int], object] | None = None,
 ) -> Manifest:
-    """Write the index of `chunks` to `directory`, replacing the one that is there in one step.
+    """Write the index of `chunks` to `directory`, replacing an existing one atomically.
 
-    `vectors` (chunks, dimension) are those of each chunk's indexed_text by `embedder`, which a loader will be held to;
-    or a function that makes them from those texts. Chunks go to the disk as they come and are read back from there, so
-    neither they nor the vectors need be in memory at once. `progress` is told of vectors added. Raises IndexRefused for
-    no chunks, and for a factory string that can't be built over them.
+    `vectors` (chunks, dimension) are those of each chunk's indexed_text by `embedder`, or a function that computes them
+    from those texts; loading requires the same embedder. Chunks are written as they come and read back from disk, so
+    neither they nor the vectors need to fit in memory. `progress` is called with counts of added vectors. Raises
+    IndexRefused without any chunks, and for a factory string that can't be built over them.
     """
     with writing(directory) as draft:
         if not write_passages(draft / _PASSAGES, chunks):
@@ -81,7 +80,7 @@ def _texts(passages: PassageStore) -> Iterator[str]:
 
 
 class Index:
-    """A loaded index. Safe to search from many threads; files stay mapped until it is garbage."""
+    """A loaded index. Thread-safe; its files stay mapped until it is garbage-collected."""
 
     def __init__(self, manifest: Manifest, passages: PassageStore, vectors: VectorIndex, terms: LexicalIndex) -> None:
         self.manifest = manifest
@@ -92,11 +91,12 @@ class Index:
 
     @classmethod
     def load(cls, directory: Path, embedder: Embedder) -> Index:
-        """Verify and map the index in `directory`, for queries that `embedder` will embed.
+        """Verify and map the index in `directory`, for queries embedded by `embedder`.
 
-        Raises IndexRefused, naming the file or the two values and the remedy, when a file is missing, changed or
-        foreign, or when the index was made by another embedder or in another dimension. The embedder is known by its
-        name and by its fingerprint; an index that is older than fingerprints is taken at its word, with a warning.
+        Raises IndexRefused, naming the file or the two values and the remedy, when a file is missing, changed or of
+        another format, or when the index was built by another embedder or in another dimension. The embedder is
+        identified by name and fingerprint; for an index without a fingerprint, from before they existed, only the name
+        is checked, with a warning.
         """
         manifest = read_manifest(directory, _FILES)
         if manifest.embedder != embedder.name:
@@ -122,11 +122,11 @@ class Index:
 
     @property
     def fields(self) -> list[str]:
-        """The metadata that filters may name."""
+        """The metadata fields that filters may use."""
         return self._passages.fields
 
     def matching(self, filters: Filters | None) -> Rows | None:
-        """The rows that pass `filters`; None for all of them. Raises InvalidRequest for an unknown field."""
+        """The rows that match `filters`; None for all rows. Raises InvalidRequest for an unknown field."""
         return self._passages.matching(filters) if filters else None
 
     def nearest(self, query: NDArray[np.float32], count: int, allowed: Rows | None = None) -> Rows:
@@ -138,7 +138,7 @@ class Index:
         return self._vectors.cosines(query, rows)
 
     def lexical_scores(self, question: str) -> NDArray[np.float32]:
-        """(passages,): how much of the question's terms each passage holds, in [0, 1)."""
+        """(passages,): the normalised BM25 score of each passage, in [0, 1)."""
         return self._lexical.scores(question)
 
     def chunk(self, row: int) -> Chunk:
@@ -151,19 +151,19 @@ def _check_fingerprint(directory: Path, manifest: Manifest, embedder: Embedder) 
         _log.warning("the index in %s has no fingerprint of its embedding model: only its name was checked", directory)
     elif not same_model(manifest.fingerprint, fingerprint(embedder)):
         raise IndexRefused(
-            f"the index in {directory} was made by another model of the name {embedder.name!r}, or with another "
-            "passage prefix: this server's gives a fixed text another vector",
+            f"the index in {directory} was built by another model named {embedder.name!r}, or with another "
+            "passage prefix: this server's model gives another vector for a fixed text",
             field="embedder",
             value=embedder.name,
-            remedy=f"{REBUILD}, or set the embedding model and the passage prefix that made it",
+            remedy=f"{REBUILD}, or set the embedding model and the passage prefix that built it",
         )
 
 
 def _mismatch(directory: Path, name: str, indexed: object, loaded: object) -> IndexRefused:
     return IndexRefused(
-        f"the index in {directory} was made with {name} {indexed!r}, and this server's is {loaded!r}",
+        f"the index in {directory} was built with {name} {indexed!r}, but this server's is {loaded!r}",
         field=name,
         value=str(loaded),
         limit=str(indexed),
-        remedy=f"{REBUILD}, or set the embedding model that made it",
+        remedy=f"{REBUILD}, or set the embedding model that built it",
     )

@@ -1,7 +1,7 @@
-"""A directory of files that is written whole or not at all, and read only when every byte is as it was written.
+"""The index's directory: written atomically, and opened only after every file matches the manifest.
 
-`manifest.json` names each file with its size and SHA-256, beside what the index was made by. No file is a pickle, and
-none is opened that the manifest does not vouch for.
+`manifest.json` lists each file with its size and SHA-256, and how the index was built. No file is a pickle, and no file
+is opened before its hash is verified.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an index was made by and of. `files` is not part of it: they are checked before it is believed."""
+    """How an index was built. The entry `files` is not part of it: read_manifest verifies the files beforehand."""
 
     embedder: str
     dimension: int
@@ -40,11 +40,11 @@ class Manifest:
     passages: int
     documents: int
     fingerprint: str | None = None
-    """Of the embedder (see rag.embedding.fingerprint). None in indexes older than it."""
+    """The embedder's (see rag.embedding.fingerprint). None in indexes from before fingerprints existed."""
     recall_at_10: float | None = None
-    """Of the vector search, measured when it was built (see rag.retrieval.calibration). None in older indexes."""
+    """The vector search's, measured at build time (see rag.retrieval.calibration). None in older indexes."""
     search_effort: int | None = None
-    """The lists or candidates that a search visits for that recall; None where there is nothing to set."""
+    """The lists or candidates that a search visits for that recall; None for an exact index."""
 
 
 _TYPES: dict[str, type | UnionType] = get_type_hints(Manifest)
@@ -52,25 +52,25 @@ _TYPES: dict[str, type | UnionType] = get_type_hints(Manifest)
 
 @contextmanager
 def writing(directory: Path) -> Iterator[Path]:
-    """A new sibling directory to write into; at the end of the block it takes the place of `directory`.
+    """A new sibling directory to write into, which replaces `directory` at the end of the block.
 
-    When the block raises, `directory` is as it was. Readers find the old files or the new ones, never some of each.
+    If the block raises, `directory` is unchanged. Readers see either all old files or all new ones.
     """
-    directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
+    directory = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would follow a link, which is to be replaced
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        draft.chmod(0o755)  # mkdtemp makes it private; the server may run as another user
+        draft.chmod(0o755)  # mkdtemp creates it with 0700, but the server may run as another user
         yield draft
         _flush(draft)
-        _take_place(draft, directory)
+        _replace(draft, directory)
         _fsync(directory.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # the old index by now, or a failed draft
+        shutil.rmtree(draft, ignore_errors=True)  # after the exchange the old index, else a failed draft
 
 
 def write_manifest(directory: Path, manifest: Manifest, files: Sequence[str]) -> None:
-    """Write manifest.json for `files`, which lie in `directory` already."""
+    """Write manifest.json for `files`, which are already in `directory`."""
     content = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -83,15 +83,15 @@ def write_manifest(directory: Path, manifest: Manifest, files: Sequence[str]) ->
 
 
 def read_manifest(directory: Path, files: Sequence[str]) -> Manifest:
-    """The manifest of the index in `directory`, once every one of `files` has its size and SHA-256.
+    """The manifest of the index in `directory`, after verifying the size and SHA-256 of each of `files`.
 
-    Raises IndexRefused, naming the file, for a directory that is no index, another format, or a changed file.
+    Raises IndexRefused, naming the file, for a directory without an index, another format, or a changed file.
     """
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise _refused(f"{directory} is no index: it has no {MANIFEST}", path) from error
+        raise _refused(f"{directory} is not an index: it has no {MANIFEST}", path) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(f"{path} can't be read: {error}", path) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -108,19 +108,19 @@ def read_manifest(directory: Path, files: Sequence[str]) -> Manifest:
 def _manifest(path: Path, content: Mapping[str, object]) -> Manifest:
     for name, kind in _TYPES.items():
         if not isinstance(content.get(name), kind):
-            raise _refused(f"{path} has no proper {name!r}: {content.get(name)!r}", path)
+            raise _refused(f"{path} has no valid {name!r}: {content.get(name)!r}", path)
     return Manifest(**{name: content.get(name) for name in _TYPES})  # type: ignore[arg-type]
 
 
 def _verify(path: Path, stated: object) -> None:
     if not isinstance(stated, dict):
-        raise _refused(f"the manifest beside {path} does not name that file", path)
+        raise _refused(f"{path} is not listed in its manifest", path)
     try:
         size_bytes = path.stat().st_size
         if size_bytes != stated.get("bytes"):
             raise _refused(f"{path} has {size_bytes} bytes; the manifest says {stated.get('bytes')}", path)
         if _sha256(path) != stated.get("sha256"):
-            raise _refused(f"{path} is corrupt: its SHA-256 is not the one in the manifest", path)
+            raise _refused(f"{path} is corrupt: its SHA-256 differs from the one in the manifest", path)
     except OSError as error:
         raise _refused(f"{path} can't be read: {error.strerror}", path) from error
 
@@ -134,14 +134,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _take_place(draft: Path, directory: Path) -> None:
-    """`draft` gets the name `directory`; what was there, if anything, gets the name `draft`."""
+def _replace(draft: Path, directory: Path) -> None:
+    """Rename `draft` to `directory`, and an existing `directory` to `draft`."""
     if not os.path.lexists(directory):
         draft.rename(directory)
         return
     if _exchange(draft, directory):
         return
-    # The file system can't swap two names at once: for an instant there is no index, but never half of one.
+    # Without an atomic exchange, the index is missing between two renames, but never incomplete.
     old = draft.with_name(draft.name + ".old")
     directory.rename(old)
     draft.rename(directory)
@@ -149,7 +149,7 @@ def _take_place(draft: Path, directory: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step by Linux' renameat2, which Python does not offer; False where it isn't supported."""
+    """Exchange two names atomically by Linux' renameat2, which Python lacks; False where it isn't supported."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -163,7 +163,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _flush(directory: Path) -> None:
-    """Bring every file and folder below `directory` to the disk."""
+    """fsync every file and folder below `directory`."""
     for path in (*directory.rglob("*"), directory):
         _fsync(path)
 

@@ -1,6 +1,6 @@
-"""The passages of an index: JSON Lines on disk, mapped into memory, a line parsed when it is asked for.
+"""The passages of an index: a memory-mapped JSON Lines file, each line parsed on access.
 
-What stays in memory is each line's offset and, for the filters, which passages have which metadata value.
+Only each line's offset and, for the filters, the rows of each metadata value are kept in memory.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rag.retrieval.lexical_index import fold
 
 Filters: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Rows: TypeAlias = NDArray[np.int64]
-"""Passages by their number in the index, ascending."""
+"""Numbers of passages in the index, ascending."""
 
-# A text of fewer words is a duplicate only where its title is one as well.
+# A text of fewer words is a duplicate only if its title is equal as well.
 _FEW_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document, as it is indexed. `document` is the document's id, `id` that and the chunk's number."""
+    """A part of a document, as indexed. `document` is the document's id; `id` adds the chunk's number to it."""
 
     id: str
     document: str
@@ -41,9 +41,9 @@ class Chunk:
 
 
 def duplicate_key(title: str, text: str) -> bytes:
-    """Equal for texts that differ in case, accents, punctuation and spacing only.
+    """Equal for texts that differ only in case, accents, punctuation and spacing.
 
-    A text of a few words ("Yes, within 30 days.") says something only together with its title, and counts with it.
+    A text of a few words ("Yes, within 30 days.") has no meaning without its title, so the title is part of its key.
     """
     words = re.findall(r"\w+", fold(text))
     if len(words) < _FEW_WORDS:
@@ -52,7 +52,7 @@ def duplicate_key(title: str, text: str) -> bytes:
 
 
 def write_passages(path: Path, chunks: Iterable[Chunk]) -> int:
-    """One line of JSON a chunk, as they come; how many there were."""
+    """Write each chunk as a line of JSON; the number of chunks."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for chunk in chunks:
@@ -62,10 +62,10 @@ def write_passages(path: Path, chunks: Iterable[Chunk]) -> int:
 
 
 class PassageStore:
-    """Chunks by their number, and their numbers by metadata. Safe to read from many threads."""
+    """Chunks by row, and rows by metadata. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file that `write_passages` wrote. Raises IndexRefused for one that it did not write."""
+        """Map a file written by `write_passages`. Raises IndexRefused for any other file."""
         self._path = path
         self.languages: list[Language] = []
         try:
@@ -99,13 +99,13 @@ class PassageStore:
 
     @property
     def fields(self) -> list[str]:
-        """The names of all metadata, sorted: what `filters` may name."""
+        """The names of all metadata fields, sorted."""
         return sorted(self._rows)
 
     def matching(self, filters: Filters) -> Rows:
-        """The passages whose metadata have, for every field of `filters`, its value or one of its values.
+        """The passages whose metadata match every field of `filters`: its value, or one of its values.
 
-        Raises InvalidRequest for a field that no passage has, and for a value that is no scalar.
+        Raises InvalidRequest for a field that no passage has, and for a value that is not a scalar.
         """
         found: Rows | None = None
         for name, wanted in filters.items():
@@ -125,7 +125,7 @@ _NONE: Rows = np.empty(0, dtype=np.int64)
 
 
 def _key(value: Scalar) -> tuple[bool, Scalar]:
-    return isinstance(value, bool), value  # True == 1 in Python, but not to whoever writes a filter
+    return isinstance(value, bool), value  # True == 1 in Python; a filter distinguishes them, as JSON does
 
 
 def _scalars(name: str, wanted: Any) -> list[Scalar]:

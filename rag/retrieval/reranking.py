@@ -1,20 +1,18 @@
-"""A second look at the best passages, by a cross-encoder: slower than both searches, and better at telling near misses.
+"""Reranks the best passages by a cross-encoder: slower than both searches, and better at rejecting near misses."""
 
-Knows nothing about indexes; gets a question and texts, gives a score for each.
-"""
-
-# ruff: noqa: PLC0415 - torch and its friends take seconds to import
+# ruff: noqa: PLC0415 - torch and the libraries built on it take seconds to import
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.checkpoint import public_name, refuse_pickle, refuse_remote_code, resolve_model
+from rag.checkpoint import public_name, resolve_model
 from rag.embedding.microbatch import MicroBatcher
+from rag.embedding.sentence_transformer import load_local
 from rag.errors import ModelRefused
 
 if TYPE_CHECKING:
@@ -22,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Reranker(Protocol):
-    """A question and texts to relevance."""
+    """Scores texts by their relevance to a question."""
 
     def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """(len(texts),), each in [0, 1]."""
 
 
 class CrossEncoderReranker:
-    """The Reranker in this process. One thread runs the model; concurrent questions share forwards."""
+    """The Reranker in this process. One thread runs the model; concurrent questions share forward passes."""
 
     def __init__(self, model: CrossEncoder, *, name: str, max_batch_pairs: int = 32) -> None:
         self.name = name
@@ -43,34 +41,15 @@ class CrossEncoderReranker:
     def load(
         cls, model: str, *, device: str = "cpu", trust_remote_code: bool = False, max_batch_pairs: int = 32
     ) -> CrossEncoderReranker:
-        """From a directory or a hub id that is in the local hub cache.
+        """From a directory or a hub id in the local hub cache.
 
-        Raises ModelRefused for a model that is absent, in pickle files, in need of remote code, or with several labels.
+        Raises ModelRefused for a model that is missing, in pickle files, needs remote code, or has several labels.
         """
         directory = resolve_model(model)
-        refuse_pickle(directory)
-        if not trust_remote_code:
-            refuse_remote_code(directory)
-
-        import torch
-        from sentence_transformers import CrossEncoder
-
-        weights: dict[str, Any] = {"use_safetensors": True}
-        if device == "cpu":
-            weights["dtype"] = torch.float32
-        try:
-            loaded = CrossEncoder(
-                str(directory),
-                device=device,
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-                model_kwargs=weights,
-            )
-        except Exception as error:  # whatever the library chokes on, the model is what can't be served
-            raise ModelRefused(f"the reranker {model} can't be loaded: {error}", value=model) from error
+        loaded = load_local("CrossEncoder", directory, device, trust_remote_code, what="reranker", model=model)
         if loaded.num_labels != 1:
             raise ModelRefused(
-                f"the reranker {model} gives {loaded.num_labels} labels; relevance is one",
+                f"the reranker {model} returns {loaded.num_labels} labels; a relevance score needs exactly one",
                 value=loaded.num_labels,
                 limit=1,
             )
@@ -81,11 +60,11 @@ class CrossEncoderReranker:
         return np.array(self._batcher([(question, text) for text in texts]), dtype=np.float32)
 
     def close(self) -> None:
-        """End the model's thread. Calls that are already waiting are answered."""
+        """Finish the queued calls and end the model's thread."""
         self._batcher.close()
 
     def _forward(self, pairs: list[tuple[str, str]]) -> list[float]:
-        """One score a pair. Runs on the batcher's thread only."""
+        """One score per pair. Runs on the batcher's thread only."""
         from torch.nn import Sigmoid
 
         scores = self._model.predict(

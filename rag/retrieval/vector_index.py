@@ -1,4 +1,4 @@
-"""Nearest vectors by FAISS: any index that a factory string describes, over unit vectors by inner product (cosine)."""
+"""Vector search by FAISS: any index that a factory string describes, over unit vectors by inner product (cosine)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rag.interfaces import Vectors
 from rag.retrieval.calibration import BLOCK_ROWS, Calibration, VectorRows, calibrate, training_sample
 from rag.retrieval.passage_store import Rows
 
-# Up to so many passages a filter is answered by comparing with each of them: exact, and quicker than a graph walk
-# that has to skip most of what it meets (50,000 × 384 components are 77 MB, some 10 ms of memory traffic).
+# Up to so many allowed passages, a filtered search compares the query with each of them: exact, and faster than a graph
+# search that has to skip most nodes (50,000 × 384 components are 77 MB, some 10 ms of memory traffic).
 _EXACT_ROWS = 50_000
 _MOST_GRAPH_CANDIDATES = 1024
 
 
 class VectorIndex:
-    """A trained FAISS index with every vector in it. Safe to search from many threads."""
+    """A trained FAISS index with every vector in it. Searches are thread-safe."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -32,11 +32,11 @@ class VectorIndex:
     def build(
         cls, vectors: VectorRows, factory: str, progress: Callable[[int], object] | None = None
     ) -> tuple[VectorIndex, Calibration]:
-        """Train on a sample of `vectors` (rows, dimension), add them block by block, and set how hard to search.
+        """Train on a sample of `vectors` (rows, dimension), add all of them block by block, and calibrate the search.
 
-        In memory are the index itself, the sample, which FAISS copies while it trains, and one block. `progress` is
-        told of rows added. Raises IndexRefused for a string that FAISS does not know, and for one that needs more
-        vectors to train on.
+        Memory holds the index itself, the sample, which FAISS copies while training, and one block. `progress` is
+        called with counts of added rows. Raises IndexRefused for a string that FAISS does not know, and for one that
+        needs more vectors to train on.
         """
         index = _empty(factory, vectors.shape[1])
         inverted = _inverted_lists(index)
@@ -49,7 +49,7 @@ class VectorIndex:
                 if progress is not None:
                     progress(len(block))
             if inverted is not None:
-                inverted.make_direct_map()  # for cosines(): from a row to its vector
+                inverted.make_direct_map()  # cosines() needs the map from a row to its vector
             cls(index).cosines(vectors[:1][0], np.zeros(1, dtype=np.int64))
         except (RuntimeError, AssertionError) as error:
             raise IndexRefused(
@@ -65,7 +65,7 @@ class VectorIndex:
 
     @classmethod
     def load(cls, path: Path) -> VectorIndex:
-        """Map the file: IO_FLAG_MMAP_IFC leaves vectors, codes and graph in it and pages them in when they're read."""
+        """Map the file: with IO_FLAG_MMAP_IFC, vectors, codes and graph are paged in on access."""
         faiss = _faiss()
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
@@ -86,9 +86,9 @@ class VectorIndex:
         return int(self._index.d)
 
     def nearest(self, query: NDArray[np.float32], count: int, allowed: Rows | None = None) -> Rows:
-        """The rows of the `count` vectors nearest to `query` (dimension,) among `allowed`, as many as there are.
+        """The rows of the `count` vectors nearest to `query` (dimension,) among `allowed`, or fewer if there are fewer.
 
-        Rows come ascending, not by nearness: ask cosines() for that. Approximate where the factory is.
+        Rows are ascending, not by distance; cosines() gives those. Approximate if the factory is.
         """
         count = min(count, len(self) if allowed is None else len(allowed))
         if count == 0:
@@ -98,12 +98,12 @@ class VectorIndex:
         _, found = self._index.search(query[None], count, params=self._parameters(allowed))
         rows: Rows = np.unique(found[0][found[0] >= 0])
         if allowed is not None and len(rows) < count:
-            # The lists or the part of the graph that were visited hold too few of the allowed ones.
+            # The visited lists, or the visited part of the graph, contain too few of the allowed rows.
             return self._nearest_of(query, count, allowed)
         return rows
 
     def cosines(self, query: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
-        """(len(rows),): the cosine of `query` with each row's vector, as exactly as the factory stores it."""
+        """(len(rows),): the cosine of `query` with each row's vector, as precise as the factory's codes."""
         found = np.empty(len(rows), dtype=np.float32)
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows[start : start + BLOCK_ROWS]
@@ -127,7 +127,7 @@ class VectorIndex:
         return _MOST_GRAPH_CANDIDATES if _graph(self._index) is not None else None
 
     def _set_effort(self, effort: int | None) -> None:
-        """FAISS writes it into the file, so that whoever loads the index searches as hard."""
+        """FAISS saves it with the index, so that a loaded index searches with the same effort."""
         if effort is None:
             return
         if (inverted := _inverted_lists(self._index)) is not None:
@@ -136,11 +136,11 @@ class VectorIndex:
             graph.efSearch = effort
 
     def _parameters(self, allowed: Rows | None) -> Any:
-        """FAISS' search parameters that keep to `allowed`; each kind of index has its own class, and its defaults."""
+        """FAISS' search parameters that restrict to `allowed`; each kind of index has its own class and defaults."""
         faiss = _faiss()
         if allowed is None:
             return None
-        # Faiss wants the bits of all rows, eight to a byte, the first in the lowest bit.
+        # FAISS takes one bit per row, eight per byte, least significant first.
         bits = np.zeros(len(self), dtype=np.bool_)
         bits[allowed] = True
         selector = faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
@@ -151,13 +151,13 @@ class VectorIndex:
 
 
 def refuse_factory(factory: str, dimension: int) -> None:
-    """Raise IndexRefused for a string that FAISS does not know: before hours of embedding, not after."""
+    """Raise IndexRefused for a string that FAISS does not know, before hours of embedding."""
     _empty(factory, dimension)
 
 
 @cache
 def _faiss() -> Any:
-    """The library, untyped: the stubs it ships don't know its Python constructors. Imported at its first use."""
+    """The library, imported at its first use. Untyped, because its stubs lack its Python constructors."""
     import faiss  # noqa: PLC0415 - heavy
 
     return faiss
@@ -198,5 +198,5 @@ def _graph(index: Any) -> Any | None:
 
 
 def _reason(error: Exception) -> str:
-    """FAISS' message without the C++ signature and the file that come before it."""
+    """FAISS' message without the leading C++ signature and file name."""
     return re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", str(error)).strip() or "refused"

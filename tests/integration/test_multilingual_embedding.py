@@ -1,4 +1,4 @@
-"""A multilingual embedder by setting: another architecture and tokenizer, and the prefixes of its family."""
+"""A multilingual embedder: another architecture and tokenizer, and the prefixes of its family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny XLM-RoBERTa with a Unigram tokenizer, random weights, named as the e5 family is."""
+    """A tiny XLM-RoBERTa with a Unigram tokenizer and random weights, named like a model of the e5 family."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer
@@ -59,13 +59,13 @@ def embedder(model: Path) -> Iterator[SentenceTransformerEmbedder]:
     embedder.close()
 
 
-def test_its_family_s_prefixes_are_read_before_queries_and_passages(embedder: SentenceTransformerEmbedder) -> None:
+def test_its_family_s_prefixes_are_prepended_to_queries_and_passages(embedder: SentenceTransformerEmbedder) -> None:
     assert embedder.prefixes == Prefixes("query: ", "passage: ")
     query, passage = embedder.embed_queries(TEXTS[:1]), embedder.embed_passages(TEXTS[:1])
     assert not np.allclose(query, passage, atol=1e-3)
 
 
-def test_its_vectors_are_those_of_the_library_with_the_prefix_written_out(
+def test_its_vectors_are_those_of_the_library_with_the_prefix_prepended(
     embedder: SentenceTransformerEmbedder, model: Path
 ) -> None:
     from sentence_transformers import SentenceTransformer
@@ -75,7 +75,7 @@ def test_its_vectors_are_those_of_the_library_with_the_prefix_written_out(
     np.testing.assert_allclose(embedder.embed_passages(TEXTS), expected, atol=1e-5)
 
 
-def test_chunks_are_measured_by_its_own_tokens(embedder: SentenceTransformerEmbedder) -> None:
+def test_tokens_are_counted_by_its_own_tokenizer(embedder: SentenceTransformerEmbedder) -> None:
     spans = embedder.token_spans(TEXTS[0])
     assert TEXTS[0][spans[0][0] : spans[-1][1]].strip() == TEXTS[0]
     assert 40 < embedder.max_tokens < 62, "64, less the special tokens and the prefix"

@@ -1,4 +1,4 @@
-"""Reranking by a real, if tiny and untrained, cross-encoder."""
+"""Reranking by a real, tiny and untrained, cross-encoder."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_concurrent_questions_get_their_own_scores(reranker: CrossEncoderReranke
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_no_texts_need_no_model(reranker: CrossEncoderReranker) -> None:
+def test_no_texts_give_no_scores(reranker: CrossEncoderReranker) -> None:
     assert reranker.scores("a question", []).shape == (0,)
 
 
 def test_a_classifier_with_several_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="gives 3 labels"):
+    with pytest.raises(ModelRefused, match="returns 3 labels"):
         CrossEncoderReranker.load(str(save(tmp_path, labels=3)))
 
 

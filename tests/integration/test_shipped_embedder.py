@@ -31,7 +31,7 @@ def embedder() -> Iterator[SentenceTransformerEmbedder]:
 
 @pytest.fixture
 def model_copy(tmp_path: Path) -> Path:
-    """The default model in a directory of its own, to be changed."""
+    """A copy of the default model that a test may modify."""
     return shutil.copytree(get_model_path(), tmp_path / "e5-small", copy_function=shutil.copyfile)
 
 
@@ -53,14 +53,14 @@ def test_the_default_model_gives_the_unit_vectors_of_its_library(embedder: Sente
     np.testing.assert_allclose(embedder.embed_passages(TEXTS), expected, atol=1e-5)
 
 
-def test_each_of_32_threads_gets_the_vector_that_its_text_gets_alone(embedder: SentenceTransformerEmbedder) -> None:
+def test_32_concurrent_threads_get_the_same_vectors_as_sequential_calls(embedder: SentenceTransformerEmbedder) -> None:
     alone = [embedder.embed_queries([text])[0] for text in TEXTS]
     with ThreadPoolExecutor(32) as pool:
         together = list(pool.map(lambda text: embedder.embed_queries([text])[0], TEXTS * 2))
     np.testing.assert_allclose(together, alone * 2, atol=1e-5)
 
 
-def test_the_default_model_is_known_not_to_read_portuguese(embedder: SentenceTransformerEmbedder) -> None:
+def test_the_default_model_is_detected_as_not_supporting_portuguese(embedder: SentenceTransformerEmbedder) -> None:
     assert not embedder.reads_portuguese()
 
 
@@ -72,11 +72,11 @@ def test_tokens_can_be_counted_while_queries_are_embedded(embedder: SentenceTran
         assert all(call.result().shape == (1, 384) for call in embedded)
 
 
-def test_loading_asks_no_network(monkeypatch: pytest.MonkeyPatch, model_copy: Path) -> None:
+def test_loading_needs_no_network(monkeypatch: pytest.MonkeyPatch, model_copy: Path) -> None:
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def refuse(client: socket.socket, address: tuple[str, int]) -> None:
-        if address[0] == "127.0.0.1":  # the watch that another test's server keeps over itself
+        if address[0] == "127.0.0.1":  # the health check of a server that another test has started
             return connect(client, address)
         raise AssertionError(f"a connection to {address} was tried")
 
@@ -103,7 +103,7 @@ def test_a_hub_id_is_loaded_from_the_local_cache(tmp_path: Path, monkeypatch: py
     assert embedder.prefixes == Prefixes("query: ", "passage: ")
 
 
-def test_prefixes_come_from_the_setting_else_from_the_checkpoint_else_from_the_family(model_copy: Path) -> None:
+def test_prefixes_come_from_the_settings_else_the_checkpoint_else_the_model_family(model_copy: Path) -> None:
     assert loaded(str(model_copy)).prefixes == Prefixes("query: ", "passage: ")
     config = model_copy / "config_sentence_transformers.json"
     config.write_text(json.dumps({"prompts": {"query": "ask: ", "document": "text: "}, "default_prompt_name": None}))
@@ -111,7 +111,7 @@ def test_prefixes_come_from_the_setting_else_from_the_checkpoint_else_from_the_f
     assert loaded(str(model_copy), query_prefix="", passage_prefix="p: ").prefixes == Prefixes("", "p: ")
 
 
-def test_a_prefix_changes_the_vector_as_writing_it_out_does(
+def test_a_prefix_has_the_effect_of_prepending_it_to_the_text(
     embedder: SentenceTransformerEmbedder, model_copy: Path
 ) -> None:
     prefixed = SentenceTransformerEmbedder.load(str(model_copy))

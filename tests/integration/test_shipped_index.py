@@ -34,7 +34,9 @@ def document(identity: str) -> str:
 
 
 @pytest.mark.parametrize("language", ["pt", "en"])
-def test_the_right_document_comes_first_and_always_among_three(retriever: HybridRetriever, language: str) -> None:
+def test_the_right_document_mostly_ranks_first_and_always_in_the_top_three(
+    retriever: HybridRetriever, language: str
+) -> None:
     asked = [question for question in ANSWERABLE if question["language"] == language]
     found = [[document(passage.id) for passage in retriever.retrieve(q["question"], top_k=3)] for q in asked]
     right = [document(question["source"]) for question in asked]
@@ -53,20 +55,20 @@ def test_the_right_document_comes_first_and_always_among_three(retriever: Hybrid
         ("Who wrote Dom Casmurro?", "pt/dom-casmurro.md"),
     ],
 )
-def test_the_question_s_language_comes_first_and_the_other_one_is_found(
+def test_documents_in_the_question_s_language_rank_first_and_the_other_language_is_found(
     retriever: HybridRetriever, question: str, source: str
 ) -> None:
     assert retriever.retrieve(question, top_k=1)[0].metadata["source"] == source
 
 
-def test_scores_tell_an_answerable_question_from_nonsense(retriever: HybridRetriever) -> None:
-    nonsense = ("asdf qwer zxcv", "Qual é a receita de lasanha?", "How do I fix a bicycle tyre?")
-    highest = max(retriever.retrieve(question, top_k=1)[0].score for question in nonsense)
+def test_scores_separate_answerable_questions_from_unrelated_ones(retriever: HybridRetriever) -> None:
+    unrelated = ("asdf qwer zxcv", "Qual é a receita de lasanha?", "How do I fix a bicycle tyre?")
+    highest = max(retriever.retrieve(question, top_k=1)[0].score for question in unrelated)
     scores = sorted(retriever.retrieve(q["question"], top_k=1)[0].score for q in ANSWERABLE)
     assert highest < 0.2 < scores[len(scores) // 20], "all but one in twenty"
 
 
-def test_32_threads_get_what_each_question_gets_alone(retriever: HybridRetriever) -> None:
+def test_32_concurrent_threads_get_the_same_passages_as_sequential_calls(retriever: HybridRetriever) -> None:
     questions = [question["question"] for question in ANSWERABLE[:32]]
 
     def ids(question: str) -> list[str]:
@@ -77,7 +79,7 @@ def test_32_threads_get_what_each_question_gets_alone(retriever: HybridRetriever
         assert list(pool.map(ids, questions)) == alone
 
 
-def test_a_filter_by_language_keeps_the_other_one_out(retriever: HybridRetriever) -> None:
+def test_a_filter_by_language_excludes_the_other_language(retriever: HybridRetriever) -> None:
     passages = retriever.retrieve("Qual a capital do Brasil?", top_k=5, filters={"language": "en"})
     assert len(passages) == 5
     assert passages[0].metadata["source"] == "en/brazil.md"

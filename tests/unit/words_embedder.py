@@ -38,4 +38,4 @@ class WordsEmbedder:
         return True
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Nothing to close."""

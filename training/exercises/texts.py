@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.harness.squad import read_squad
 from rag.documents.folder import read_folder
+from rag.documents.squad import read_squad
 from rag.interfaces import Language
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.prose import Document, nearest, read_corpus, split_sentences

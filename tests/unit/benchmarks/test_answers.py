@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks.answers import Outcome, Question, ask_all, by_language, main, read_questions
 from benchmarks.harness.agreement import contains, exact, f1
-from benchmarks.harness.squad import read_squad
 from rag.answering.pipeline import Pipeline
 from rag.answering.prompt import NOT_IN_PASSAGES
 from rag.settings import Settings
 from tests.fakes import FakeGenerator, fake_pipeline
+from tests.unit.documents.test_squad import squad_file
 from tests.unit.words_embedder import WordsEmbedder
 
 CAPITAL = Question("Qual a capital do Brasil?", "pt", ("Brasília",), "pt/brasilia.md")
@@ -74,39 +74,6 @@ def test_a_document_ranks_where_its_best_passage_comes() -> None:
     figures = by_language(found)["all"]
     assert (figures["recall_at_1"], figures["recall_at_3"]) == (0.25, 0.75)
     assert figures["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 4, abs=1e-4)
-
-
-def squad_file(path: Path) -> Path:
-    capital = "Brasília é a capital do Brasil desde 1960."
-    asked = [
-        {"question": "Qual é a capital do Brasil?", "answers": [{"text": "Brasília"}, {"text": "Brasília"}]},
-        {"question": "Quem fundou Roma?", "answers": [], "is_impossible": True},
-    ]
-    again = [{"question": "Desde quando é Brasília a capital?", "answers": [{"text": "1960"}]}]
-    articles = [
-        {"title": "Brasil", "paragraphs": [{"context": capital, "qas": asked}, {"context": "Outro.", "qas": []}]},
-        {"title": "Capitais", "paragraphs": [{"context": capital, "qas": again}]},
-    ]
-    path.write_text(json.dumps({"data": articles}), encoding="utf-8")
-    return path
-
-
-def test_a_file_in_squad_s_format_gives_documents_and_questions(tmp_path: Path) -> None:
-    documents, questions = read_squad(squad_file(tmp_path / "squad.json"))
-    assert [document.id for document in documents] == ["paragraph 0", "paragraph 1"]
-    assert [(question.answers, question.document, question.article) for question in questions] == [
-        (("Brasília",), "paragraph 0", "0"),
-        ((), "paragraph 0", "0"),
-        (("1960",), "paragraph 0", "1"),
-    ]
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"data": [{}]}', '{"data": [{"paragraphs": [{"context": "x"}]}]}'])
-def test_another_format_is_refused_by_the_file_s_name(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "other.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"other\.json is not in SQuAD's format"):
-        read_squad(path)
 
 
 def test_the_command_asks_a_file_in_squad_s_format_over_an_index_of_its_own(

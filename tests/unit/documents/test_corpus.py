@@ -1,7 +1,7 @@
-"""The shipped corpus and its evaluation questions, read with nothing but the standard library.
+"""The shipped corpus and its evaluation questions, read with the standard library only.
 
-The product's own loader is tested elsewhere; here only what was written is judged, so that a fault in the prose
-and a fault in the loader can't hide each other.
+Without the product's own readers, which have their own tests, an error in the texts and one in a reader can't mask each
+other.
 """
 
 import json
@@ -21,7 +21,7 @@ GLOSSARIES = {"glossario.jsonl": "pt", "glossary.jsonl": "en"}
 
 
 @dataclass(frozen=True)
-class Document:
+class CorpusDocument:
     """One document: `source` is its path under corpus/, with `#id` for a glossary entry."""
 
     source: str
@@ -30,25 +30,25 @@ class Document:
     text: str
 
 
-def _read_prose(path: Path) -> Document:
+def _read_prose(path: Path) -> CorpusDocument:
     title, blank, text = path.read_text(encoding="utf-8").split("\n", 2)
     assert blank == "", f"{path}: the second line must be blank"
     if path.suffix == ".md":
         assert title.startswith("# "), f"{path}: the first line must be '# Title'"
         title = title.removeprefix("# ")
-    return Document(path.relative_to(CORPUS).as_posix(), path.parent.name, title.strip(), text.strip())
+    return CorpusDocument(path.relative_to(CORPUS).as_posix(), path.parent.name, title.strip(), text.strip())
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _read_corpus() -> list[Document]:
+def _read_corpus() -> list[CorpusDocument]:
     documents = [_read_prose(path) for path in sorted(CORPUS.glob("*/*")) if path.suffix in {".md", ".txt"}]
     for name, language in GLOSSARIES.items():
         for entry in _read_jsonl(CORPUS / name):
             assert set(entry) == {"id", "title", "text", "topic"}
-            documents.append(Document(f"{name}#{entry['id']}", language, entry["title"], entry["text"]))
+            documents.append(CorpusDocument(f"{name}#{entry['id']}", language, entry["title"], entry["text"]))
     return documents
 
 
@@ -63,14 +63,14 @@ def _repeated(values: list[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def test_the_corpus_holds_at_least_sixty_documents_about_half_in_each_language() -> None:
+def test_the_corpus_has_at_least_sixty_documents_about_half_in_each_language() -> None:
     per_language = Counter(document.language for document in DOCUMENTS)
     assert set(per_language) == {"pt", "en"}
     assert len(DOCUMENTS) >= 60
     assert min(per_language.values()) >= 0.4 * len(DOCUMENTS)
 
 
-def test_every_file_in_the_corpus_is_one_that_was_read() -> None:
+def test_every_file_of_the_corpus_was_read() -> None:
     files = {path.relative_to(CORPUS).as_posix() for path in CORPUS.rglob("*") if path.is_file()}
     assert files == {document.source.partition("#")[0] for document in DOCUMENTS}
 
@@ -81,13 +81,13 @@ def test_every_format_appears_in_both_languages() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.source)
-def test_a_document_is_short_and_cleanly_written(document: Document) -> None:
+def test_a_document_is_short_and_cleanly_formatted(document: CorpusDocument) -> None:
     assert 50 <= len(document.text.split()) <= 130
     assert document.title
     assert document.text[-1] == "."
     assert re.fullmatch(r"[a-z0-9./#-]+", document.source), "file names and ids are lower-case ASCII with hyphens"
     for written in (document.title, document.text):
-        assert unicodedata.is_normalized("NFC", written), "a decomposed accent would not match a typed one"
+        assert unicodedata.is_normalized("NFC", written), "a decomposed accent would not match a composed one"
         assert not re.search(r"[\ufffd\u00a0\t\r]| {2}", written)
 
 
@@ -97,12 +97,12 @@ def test_no_two_documents_share_a_source_a_title_or_a_text() -> None:
     assert _repeated([" ".join(document.text.casefold().split()) for document in DOCUMENTS]) == []
 
 
-def test_no_sentence_is_written_twice() -> None:
+def test_no_sentence_occurs_twice() -> None:
     sentences = [s for document in DOCUMENTS for s in re.split(r"(?<=[.!?])\s+", document.text) if len(s.split()) > 4]
     assert _repeated(sentences) == []
 
 
-def test_there_are_thirty_two_answerable_questions_a_language_and_eight_without_an_answer() -> None:
+def test_there_are_32_answerable_questions_per_language_and_8_unanswerable_ones() -> None:
     assert Counter(row["language"] for row in ANSWERABLE) == {"pt": 32, "en": 32}
     assert Counter(row["language"] for row in UNANSWERABLE) == {"pt": 4, "en": 4}
     assert all(row["source"] is None for row in UNANSWERABLE)
@@ -110,7 +110,7 @@ def test_there_are_thirty_two_answerable_questions_a_language_and_eight_without_
 
 
 @pytest.mark.parametrize("row", ANSWERABLE, ids=lambda row: row["question"])
-def test_every_accepted_answer_stands_as_whole_words_in_the_document_it_names(row: dict[str, Any]) -> None:
+def test_every_reference_answer_occurs_as_whole_words_in_its_document(row: dict[str, Any]) -> None:
     document = BY_SOURCE[row["source"]]
     assert row["language"] == document.language
     assert 1 <= len(row["answers"]) <= 4
@@ -120,7 +120,7 @@ def test_every_accepted_answer_stands_as_whole_words_in_the_document_it_names(ro
 
 
 @pytest.mark.parametrize("row", ANSWERABLE, ids=lambda row: row["question"])
-def test_a_question_does_not_give_its_answer_away(row: dict[str, Any]) -> None:
+def test_a_question_does_not_contain_its_answer(row: dict[str, Any]) -> None:
     asked = row["question"].casefold()
     assert [answer for answer in row["answers"] if answer.casefold() in asked] == []
 

@@ -1,4 +1,4 @@
-"""What was embedded once is not embedded again, whatever ended the build that did it."""
+"""A text is embedded only once, even if the build that embedded it was killed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.unit.words_embedder import WordsEmbedder
 TEXTS = [f"text number {n} of {n % 7} words" for n in range(700)]
 
 
-class Counting(WordsEmbedder):
-    """Counts the texts that it was given, probes aside."""
+class CountingEmbedder(WordsEmbedder):
+    """Records the texts that it embeds, except the fingerprint's."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -34,20 +34,20 @@ class Counting(WordsEmbedder):
 
 
 def embedded(directory: Path, texts: Sequence[str]) -> tuple[list[str], Vectors]:
-    """What had to be embedded, and the vectors as they are read back."""
-    embedder = Counting()
+    """The texts that had to be embedded, and all vectors as read back."""
+    embedder = CountingEmbedder()
     with EmbeddingStore(directory, embedder) as store:
         keys = embed_texts(texts, embedder.embed, store)
         return embedder.texts, store.vectors(keys)[:]
 
 
-def test_vectors_come_back_in_the_order_of_the_texts(tmp_path: Path) -> None:
+def test_vectors_are_read_in_the_order_of_the_texts(tmp_path: Path) -> None:
     asked, vectors = embedded(tmp_path, TEXTS)
     assert sorted(asked) == sorted(TEXTS)
     np.testing.assert_array_equal(vectors, WordsEmbedder().embed_passages(TEXTS))
 
 
-def test_only_new_texts_are_embedded_and_old_vectors_are_the_same(tmp_path: Path) -> None:
+def test_only_new_texts_are_embedded_and_old_vectors_are_unchanged(tmp_path: Path) -> None:
     embedded(tmp_path, TEXTS[:500])
     asked, vectors = embedded(tmp_path, [*TEXTS[100:], "and one more"])
     assert sorted(asked) == sorted([*TEXTS[500:], "and one more"])
@@ -57,7 +57,7 @@ def test_only_new_texts_are_embedded_and_old_vectors_are_the_same(tmp_path: Path
 
 def test_rows_are_read_by_slice_and_by_number_across_shards(tmp_path: Path) -> None:
     embedded(tmp_path, TEXTS[:300])
-    embedder = Counting()
+    embedder = CountingEmbedder()
     with EmbeddingStore(tmp_path, embedder) as store:
         vectors = store.vectors(embed_texts(TEXTS, embedder.embed, store))
     expected = WordsEmbedder().embed_passages(TEXTS)
@@ -68,13 +68,13 @@ def test_rows_are_read_by_slice_and_by_number_across_shards(tmp_path: Path) -> N
 
 def test_progress_counts_every_text_once(tmp_path: Path) -> None:
     embedded(tmp_path, TEXTS[:500])
-    told: list[int] = []
+    counts: list[int] = []
     with EmbeddingStore(tmp_path, WordsEmbedder()) as store:
-        embed_texts(TEXTS, WordsEmbedder().embed_passages, store, told.append)
-    assert sum(told) == 700
+        embed_texts(TEXTS, WordsEmbedder().embed_passages, store, counts.append)
+    assert sum(counts) == 700
 
 
-def test_a_text_that_is_there_twice_has_one_vector(tmp_path: Path) -> None:
+def test_equal_texts_share_one_vector(tmp_path: Path) -> None:
     _, vectors = embedded(tmp_path, ["a b", "c", "a b"])
     np.testing.assert_array_equal(vectors[0], vectors[2])
 
@@ -83,9 +83,9 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from rag.documents.embedding_store import EmbeddingStore, embed_texts
-from tests.unit.documents.test_embedding_store import TEXTS, Counting
+from tests.unit.documents.test_embedding_store import TEXTS, CountingEmbedder
 
-embedder = Counting()
+embedder = CountingEmbedder()
 
 def embed(texts):
     if len(embedder.texts) >= 512:
@@ -97,7 +97,7 @@ with EmbeddingStore(Path(sys.argv[1]), embedder) as store:
 """
 
 
-def test_after_a_kill_only_what_was_not_appended_is_embedded(tmp_path: Path) -> None:
+def test_after_a_kill_only_the_missing_texts_are_embedded(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], cwd=root, check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -107,7 +107,7 @@ def test_after_a_kill_only_what_was_not_appended_is_embedded(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("suffix", "cut_bytes"), [(".vectors", 5), (".vectors", 4 * 256), (".keys", 1), (".keys", 40)])
-def test_a_half_written_end_is_not_believed(tmp_path: Path, suffix: str, cut_bytes: int) -> None:
+def test_partially_written_rows_are_ignored(tmp_path: Path, suffix: str, cut_bytes: int) -> None:
     embedded(tmp_path, TEXTS)
     (shard,) = tmp_path.glob(f"shard-*{suffix}")
     os.truncate(shard, shard.stat().st_size - cut_bytes)
@@ -117,7 +117,7 @@ def test_a_half_written_end_is_not_believed(tmp_path: Path, suffix: str, cut_byt
     np.testing.assert_array_equal(vectors, WordsEmbedder().embed_passages(TEXTS))
 
 
-def test_two_builds_do_not_share_a_store_at_once(tmp_path: Path) -> None:
+def test_two_builds_can_not_open_a_store_at_once(tmp_path: Path) -> None:
     with (
         EmbeddingStore(tmp_path, WordsEmbedder()),
         pytest.raises(InvalidRequest, match="another build has the embedding store"),
@@ -126,14 +126,14 @@ def test_two_builds_do_not_share_a_store_at_once(tmp_path: Path) -> None:
     EmbeddingStore(tmp_path, WordsEmbedder()).close()
 
 
-class OtherWeights(Counting):
+class OtherWeights(CountingEmbedder):
     """The same name and dimension, other vectors."""
 
     def embed_passages(self, texts: Sequence[str], progress: object = None) -> Vectors:
         return np.ascontiguousarray(super().embed_passages(texts)[:, ::-1])
 
 
-def test_vectors_of_another_model_of_the_same_name_are_thrown_away(
+def test_vectors_of_another_model_of_the_same_name_are_discarded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedded(tmp_path, TEXTS[:5])
@@ -144,14 +144,14 @@ def test_vectors_of_another_model_of_the_same_name_are_thrown_away(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"embedder": "words", "dimension": 256, "fingerprint": "?"}'])
-def test_a_store_that_does_not_say_whose_it_is_starts_again(tmp_path: Path, content: str) -> None:
+def test_a_store_without_a_valid_description_is_emptied(tmp_path: Path, content: str) -> None:
     embedded(tmp_path, TEXTS[:5])
     (tmp_path / "store.json").write_text(content)
     assert len(embedded(tmp_path, TEXTS[:5])[0]) == 5
     assert json.loads((tmp_path / "store.json").read_text())["embedder"] == "words"
 
 
-def test_a_vector_that_is_not_finite_never_reaches_the_disk(tmp_path: Path) -> None:
+def test_a_vector_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with EmbeddingStore(tmp_path, WordsEmbedder()) as store, pytest.raises(ModelRefused, match="not finite"):
         store.append(keys_of(["a"]), np.full((1, 256), np.nan, dtype=np.float32))
 
@@ -161,7 +161,7 @@ def test_a_text_without_a_vector_is_an_error(tmp_path: Path) -> None:
         store.vectors(keys_of(["never embedded"]))
 
 
-def test_what_is_no_longer_used_is_dropped_once_it_is_most_of_the_store(
+def test_unused_vectors_are_dropped_once_they_are_most_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_store, "WINDOW_TEXTS", 64)

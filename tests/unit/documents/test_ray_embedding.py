@@ -1,4 +1,4 @@
-"""Embedding over many machines fills the same store with the same vectors."""
+"""Embedding on Ray fills the same store with the same vectors as embedding locally."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.words_embedder import WordsEmbedder
 TEXTS = [f"text number {n} of {n % 7} words" for n in range(600)]
 
 
-def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def absent(name: str, *rest: Any, **named: Any) -> Any:
@@ -34,20 +34,20 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (the extra ray)")
 @pytest.mark.filterwarnings("ignore")
-def test_on_ray_only_what_is_missing_is_embedded_and_vectors_are_the_same(tmp_path: Path) -> None:
+def test_on_ray_only_missing_texts_are_embedded_and_the_vectors_are_the_same(tmp_path: Path) -> None:
     import ray  # type: ignore[import-not-found, unused-ignore]
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    told: list[int] = []
+    counts: list[int] = []
     try:
         with EmbeddingStore(tmp_path, WordsEmbedder()) as store:
             embed_texts(TEXTS[:100], WordsEmbedder().embed_passages, store)
         with EmbeddingStore(tmp_path, WordsEmbedder()) as store:
             assert len(store) == 100
-            vectors = store.vectors(embed_on_ray(TEXTS, WordsEmbedder, store, told.append, workers=2))[:]
+            vectors = store.vectors(embed_on_ray(TEXTS, WordsEmbedder, store, counts.append, workers=2))[:]
             assert len(store) == 600, "nothing was embedded twice"
     finally:
         ray.shutdown()
-    assert told[0] == 100
-    assert sum(told) == 600
+    assert counts[0] == 100
+    assert sum(counts) == 600
     np.testing.assert_array_equal(vectors, WordsEmbedder().embed_passages(TEXTS))

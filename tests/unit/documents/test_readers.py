@@ -1,4 +1,4 @@
-"""A folder of files becomes documents, and nothing is lost silently."""
+"""Files become documents, and every skipped part has a note."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rag.errors import InvalidRequest
 
 
 def folder_of(tmp_path: Path, **files: str | bytes) -> Folder:
-    """Read a folder with these files; __ in a name is a slash, and _ before the suffix a dot."""
+    """Read a folder with these files; in a name, __ stands for a slash and the last _ for a dot."""
     for name, content in files.items():
         path = tmp_path / ".".join(name.replace("__", "/").rsplit("_", maxsplit=1))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def only(folder: Folder) -> Document:
     return document
 
 
-def test_a_markdown_title_is_the_first_heading_and_leaves_the_text(tmp_path: Path) -> None:
+def test_a_markdown_title_is_the_first_heading_and_is_removed_from_the_text(tmp_path: Path) -> None:
     document = only(folder_of(tmp_path, a_md="Preface.\n\n# The title #\n\nBody of it.\n\n# Another\n"))
     assert (document.title, document.text) == ("The title", "Preface.\n\n\n\nBody of it.\n\n# Another")
 
@@ -48,7 +48,7 @@ def test_a_markdown_file_without_a_heading_is_titled_by_its_name(tmp_path: Path)
         (f"{'A paragraph is no title. ' * 8}\n\nMore.", "file"),
     ],
 )
-def test_a_text_title_is_a_first_line_with_a_blank_one_below(tmp_path: Path, content: str, title: str) -> None:
+def test_a_text_title_is_the_first_line_if_a_blank_line_follows(tmp_path: Path, content: str, title: str) -> None:
     assert only(folder_of(tmp_path, file_txt=content)).title == title
 
 
@@ -67,7 +67,7 @@ def test_every_json_line_is_a_document_with_its_scalars_as_metadata(tmp_path: Pa
     assert folder.notes == []
 
 
-def test_metadata_always_say_source_folder_and_language(tmp_path: Path) -> None:
+def test_metadata_always_have_source_folder_and_language(tmp_path: Path) -> None:
     folder = folder_of(
         tmp_path,
         pt__a_md="# Capital\n\nBrasília é a capital do Brasil desde 1960.",
@@ -79,14 +79,14 @@ def test_metadata_always_say_source_folder_and_language(tmp_path: Path) -> None:
     ]
 
 
-def test_a_language_that_the_author_gives_wins_over_the_guess(tmp_path: Path) -> None:
+def test_a_language_given_by_the_author_takes_precedence_over_detection(tmp_path: Path) -> None:
     line = json.dumps({"text": "pizza", "language": "en"}) + "\n" + json.dumps({"text": "casa", "language": "fr"})
-    given, guessed = folder_of(tmp_path, a_jsonl=line).documents
+    given, detected = folder_of(tmp_path, a_jsonl=line).documents
     assert given.metadata["language"] == "en"
-    assert guessed.metadata["language"] in ("pt", "en")
+    assert detected.metadata["language"] in ("pt", "en")
 
 
-def test_what_cannot_be_read_is_noted_with_file_and_line_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_unreadable_parts_are_noted_with_file_and_line_and_the_rest_is_read(tmp_path: Path) -> None:
     folder = folder_of(
         tmp_path,
         good_txt="Fine.",
@@ -103,36 +103,36 @@ def test_what_cannot_be_read_is_noted_with_file_and_line_and_the_rest_is_read(tm
         ("empty.txt", None), ("heading.md", None), ("latin.txt", 2), ("table.xlsx", None),
     ]  # fmt: skip
     notes = {str(note) for note in folder.notes}
-    assert "d.jsonl:1: the field 'tags' is left out: list is not a scalar" in notes
+    assert "d.jsonl:1: the field 'tags' is skipped: list is not a scalar" in notes
     assert "latin.txt:2: is not UTF-8: byte 0xe7" in notes
     assert any(note.startswith("table.xlsx: files of the type .xlsx aren't read") for note in notes)
 
 
-def test_json_too_deep_to_parse_is_noted_like_any_bad_line(tmp_path: Path) -> None:
+def test_json_nested_too_deeply_is_noted_like_any_invalid_line(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, deep_jsonl="[" * 100_000)
     assert folder.documents == []
     assert len(folder.notes) == 1
 
 
-def test_an_id_is_taken_once(tmp_path: Path) -> None:
+def test_a_duplicate_id_is_noted(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, a_jsonl='{"id": 1, "text": "one"}\n{"id": "1", "text": "two"}\n')
     assert [document.text for document in folder.documents] == ["one"]
-    assert str(folder.notes[0]) == "1: the id is taken already, by a.jsonl"
+    assert str(folder.notes[0]) == "1: duplicate id, already used by a.jsonl"
 
 
-def test_hidden_files_do_not_count(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config.txt").write_text("no document")
     (tmp_path / ".DS_Store").write_bytes(b"\x00")
     assert read_folder(tmp_path) == Folder()
 
 
-def test_a_byte_order_mark_and_carriage_returns_leave_no_trace(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_carriage_returns_are_removed(tmp_path: Path) -> None:
     document = only(folder_of(tmp_path, a_txt=b"\xef\xbb\xbfTitle\r\n\r\nText\r\nhere."))
     assert (document.title, document.text) == ("Title", "Text\nhere.")
 
 
-def test_an_endless_title_is_cut_at_a_word(tmp_path: Path) -> None:
+def test_a_long_title_is_truncated_after_a_word(tmp_path: Path) -> None:
     title = only(folder_of(tmp_path, a_md=f"# {'palavra ' * 50}\n\ntexto")).title
     assert len(title) <= 121
     assert title.endswith("palavra…")
@@ -161,15 +161,15 @@ def test_an_html_page_without_a_title_takes_its_heading(tmp_path: Path) -> None:
     assert [str(note) for note in folder.notes] == ["b.html: has no text"]
 
 
-def test_a_pdf_gives_a_document_a_page_and_notes_pages_that_are_pictures(tmp_path: Path) -> None:
+def test_a_pdf_gives_one_document_per_page_and_notes_scanned_pages(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, a_pdf=pdf_of("Prazo", "O prazo de devolu-", "ção é de 30 dias."), sub__b_pdf=pdf_of())
     (page,) = folder.documents
     assert (page.id, page.title, page.text) == ("a.pdf:1", "a", "Prazo\nO prazo de devolução é de 30 dias.")
     assert page.metadata["page"] == 1
-    assert [str(note) for note in folder.notes] == ["sub/b.pdf: no page has text: pictures of text need OCR first"]
+    assert [str(note) for note in folder.notes] == ["sub/b.pdf: no page has text: scanned pages need OCR first"]
 
 
-def test_a_broken_or_locked_pdf_is_noted(tmp_path: Path) -> None:
+def test_a_broken_or_password_protected_pdf_is_noted(tmp_path: Path) -> None:
     writer = pypdf.PdfWriter()
     writer.add_blank_page(72, 72)
     writer.encrypt("secret", algorithm="RC4-128")
@@ -177,8 +177,8 @@ def test_a_broken_or_locked_pdf_is_noted(tmp_path: Path) -> None:
     writer.write(locked)
     folder = folder_of(tmp_path, broken_pdf=b"%PDF-1.7 and nothing", locked_pdf=locked.getvalue())
     assert folder.documents == []
-    assert str(folder.notes[0]).startswith("broken.pdf: is not a PDF that can be read")
-    assert str(folder.notes[1]) == "locked.pdf: is locked with a password"
+    assert str(folder.notes[0]).startswith("broken.pdf: is not a readable PDF")
+    assert str(folder.notes[1]) == "locked.pdf: is protected by a password"
 
 
 def test_a_word_document_is_its_paragraphs_and_tables_in_order(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_word_document_is_its_paragraphs_and_tables_in_order(tmp_path: Path) -
     word.save(content)
     folder = folder_of(tmp_path, a_docx=content.getvalue(), b_docx=b"PK no zip")
     assert (only(folder).title, only(folder).text) == ("Prazos", "Antes da tabela.\n\nLivro | 7 dias\n\nDepois dela.")
-    assert str(folder.notes[0]).startswith("b.docx: is not a Word document that can be read")
+    assert str(folder.notes[0]).startswith("b.docx: is not a readable Word document")
 
 
 def test_rows_of_csv_with_a_text_column_are_documents_with_metadata(tmp_path: Path) -> None:
@@ -207,14 +207,14 @@ def test_rows_of_csv_with_a_text_column_are_documents_with_metadata(tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_rows_of_any_other_csv_are_read_cell_by_cell(tmp_path: Path) -> None:
+def test_rows_of_other_csv_files_are_lines_of_column_and_value(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, a_csv="produto,prazo\nLivro,7 dias\nCaneta,\n", b_csv='x,y\n"open', c_csv="only\n")
     assert [document.text for document in folder.documents] == ["produto: Livro\nprazo: 7 dias", "produto: Caneta"]
     assert [note.source for note in folder.notes] == ["b.csv", "c.csv"]
-    assert "is not CSV" in folder.notes[0].reason
+    assert "is not valid CSV" in folder.notes[0].reason
 
 
-def test_a_missing_library_is_named_with_the_way_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_requirements_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pypdf", None)
     with pytest.raises(InvalidRequest, match="needs the package pypdf") as raised:
         folder_of(tmp_path, a_pdf=b"%PDF")

@@ -1,4 +1,4 @@
-"""A model is known by what it does to a text, not by its name alone."""
+"""A model is identified by its vector of a fixed text, not only by its name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.unit.words_embedder import WordsEmbedder
 CHUNKS = [Chunk("a#1", "a", "Capital", "Brasília é a capital.", {"language": "pt", "source": "a"})]
 
 
-class Noisy(WordsEmbedder):
-    """The words' vectors with noise: what other hardware, other weights or another prefix would make of them."""
+class NoisyEmbedder(WordsEmbedder):
+    """Adds noise to the vectors, like other hardware (little) or other weights or prefixes (more)."""
 
     def __init__(self, noise: float) -> None:
         self._noise = noise
@@ -33,15 +33,15 @@ class Noisy(WordsEmbedder):
         return unit
 
 
-def test_rounding_is_no_other_model_and_other_weights_are() -> None:
+def test_fingerprints_tolerate_rounding_but_not_other_weights() -> None:
     mine = fingerprint(WordsEmbedder())
     assert same_model(mine, fingerprint(WordsEmbedder()))
-    assert same_model(mine, fingerprint(Noisy(0.01)))
-    assert not same_model(mine, fingerprint(Noisy(0.1)))
+    assert same_model(mine, fingerprint(NoisyEmbedder(0.01)))
+    assert not same_model(mine, fingerprint(NoisyEmbedder(0.1)))
 
 
 @pytest.mark.parametrize("text", ["", "no base64!", "AAA", "AAAA", "é"])
-def test_what_is_no_fingerprint_is_nobody_s(text: str) -> None:
+def test_an_invalid_fingerprint_matches_no_model(text: str) -> None:
     assert not same_model(text, fingerprint(WordsEmbedder()))
     assert not same_model(text, text)
 
@@ -53,9 +53,9 @@ def built(tmp_path: Path) -> Path:
 
 def test_an_index_of_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     directory = built(tmp_path)
-    Index.load(directory, Noisy(0.001))
-    with pytest.raises(IndexRefused, match="another model of the name 'words', or with another passage prefix"):
-        Index.load(directory, Noisy(1.0))
+    Index.load(directory, NoisyEmbedder(0.001))
+    with pytest.raises(IndexRefused, match="another model named 'words', or with another passage prefix"):
+        Index.load(directory, NoisyEmbedder(1.0))
 
 
 def test_an_index_without_a_fingerprint_loads_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Calls from many threads become batched calls of one thread."""
+"""Calls from many threads are merged into batched calls on one thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rag.errors import NotReady
 
 
 class Doubler:
-    """Doubles numbers, once `gate` is open; remembers its batches. The number 13 breaks it."""
+    """Doubles numbers once `gate` is set, and records its batches. Raises ValueError for 13."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -46,7 +46,7 @@ def batcher(doubler: Doubler) -> Iterator[MicroBatcher[int, int]]:
 
 
 def wait_for_waiting(batcher: MicroBatcher[int, int], calls: int) -> None:
-    """Until `calls` calls wait behind the one that runs."""
+    """Block until `calls` calls are queued behind the running one."""
     pause = threading.Event()
     for _ in range(500):
         if len(batcher._waiting) == calls:
@@ -55,13 +55,13 @@ def wait_for_waiting(batcher: MicroBatcher[int, int], calls: int) -> None:
     raise AssertionError(f"{len(batcher._waiting)} calls wait, not {calls}")
 
 
-def test_a_lone_call_runs_at_once_and_alone(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
+def test_a_single_call_runs_at_once_as_its_own_batch(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
     assert batcher([1, 2]) == [2, 4]
     assert doubler.batches == [[1, 2]]
     assert doubler.threads == {"doubler"}
 
 
-def test_calls_that_arrive_while_a_batch_runs_go_together_into_the_next(
+def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(
     batcher: MicroBatcher[int, int], doubler: Doubler
 ) -> None:
     doubler.gate.clear()
@@ -76,7 +76,7 @@ def test_calls_that_arrive_while_a_batch_runs_go_together_into_the_next(
     assert [sorted(batch) for batch in doubler.batches] == [[1], [2, 3, 4, 5]]
 
 
-def test_a_batch_is_never_larger_than_max_items_unless_one_call_is(
+def test_a_batch_exceeds_max_items_only_for_a_single_larger_call(
     batcher: MicroBatcher[int, int], doubler: Doubler
 ) -> None:
     doubler.gate.clear()
@@ -92,9 +92,7 @@ def test_a_batch_is_never_larger_than_max_items_unless_one_call_is(
     assert doubler.batches == [[0], [1, 2, 3], [4, 5, 6], [7] * 9, [8]]
 
 
-def test_an_error_reaches_the_callers_of_its_batch_and_no_other(
-    batcher: MicroBatcher[int, int], doubler: Doubler
-) -> None:
+def test_an_error_is_raised_in_the_callers_of_its_batch_only(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
     doubler.gate.clear()
     with ThreadPoolExecutor(8) as pool:
         before = pool.submit(batcher, [1])
@@ -111,19 +109,17 @@ def test_an_error_reaches_the_callers_of_its_batch_and_no_other(
             with pytest.raises(ValueError, match="unlucky"):
                 call.result(5)
         assert after.result(5) == [10]
-    assert batcher([6]) == [12], "the thread lives on"
+    assert batcher([6]) == [12], "the thread still runs"
 
 
-def test_a_function_that_loses_results_fails_its_callers_instead_of_mixing_them_up() -> None:
+def test_a_wrong_number_of_results_is_an_error_for_all_callers() -> None:
     batcher: MicroBatcher[int, int] = MicroBatcher(lambda items: items[:-1], max_items=4)
     with pytest.raises(RuntimeError, match="1 results for 2 items"):
         batcher([1, 2])
     batcher.close()
 
 
-def test_close_answers_what_waits_and_refuses_what_comes_later(
-    batcher: MicroBatcher[int, int], doubler: Doubler
-) -> None:
+def test_close_finishes_queued_calls_and_refuses_later_ones(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
     doubler.gate.clear()
     with ThreadPoolExecutor(8) as pool:
         running = pool.submit(batcher, [1])
@@ -140,7 +136,7 @@ def test_close_answers_what_waits_and_refuses_what_comes_later(
     batcher.close()
 
 
-def test_no_items_need_no_run(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
+def test_no_items_need_no_call_of_the_function(batcher: MicroBatcher[int, int], doubler: Doubler) -> None:
     assert batcher([]) == []
     assert doubler.batches == []
 

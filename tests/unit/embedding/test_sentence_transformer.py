@@ -1,4 +1,4 @@
-"""What the embedder adds to a model: prefixes, order, batches, and the refusal of vectors that are none."""
+"""What the embedder adds to a model: prefixes, order, batches, and the refusal of invalid vectors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_queries_and_passages_get_their_own_prefix(embedder: SentenceTransformer
     assert model.calls == [("query: ", ["a"]), ("passage: ", ["b"])]
 
 
-def test_passages_come_back_in_order_from_batches_by_length(
+def test_passages_are_batched_by_length_and_returned_in_order(
     embedder: SentenceTransformerEmbedder, model: FakeModel
 ) -> None:
     texts = ["x" * n for n in (3, 9, 1, 7, 5, 2, 8)]
@@ -92,7 +92,7 @@ def test_no_texts_give_no_vectors(embedder: SentenceTransformerEmbedder) -> None
     assert embedder.embed_passages([]).shape == (0, 16)
 
 
-def test_queries_and_passages_that_wait_together_keep_their_vectors(
+def test_queries_and_passages_in_one_batch_keep_their_vectors(
     embedder: SentenceTransformerEmbedder, model: FakeModel
 ) -> None:
     model.gate.clear()
@@ -105,13 +105,13 @@ def test_queries_and_passages_that_wait_together_keep_their_vectors(
         assert [int(call.result(5)[0].argmax()) for call in calls] == [1, 2, 3, 4]
 
 
-def test_an_error_of_the_model_reaches_its_caller_and_no_later_one(embedder: SentenceTransformerEmbedder) -> None:
+def test_a_model_error_is_raised_in_its_caller_and_not_in_later_ones(embedder: SentenceTransformerEmbedder) -> None:
     with pytest.raises(ValueError, match="the model broke"):
         embedder.embed_queries(["break"])
     assert embedder.embed_queries(["fine"]).shape == (1, 16)
 
 
-def test_a_closed_embedder_embeds_nothing(embedder: SentenceTransformerEmbedder) -> None:
+def test_a_closed_embedder_refuses_calls(embedder: SentenceTransformerEmbedder) -> None:
     embedder.close()
     with pytest.raises(NotReady, match="embedder is closed"):
         embedder.embed_queries(["a"])
@@ -122,13 +122,13 @@ def test_tokens_are_counted_without_the_model_s_truncation_and_padding(embedder:
     assert embedder.max_tokens == 6, "eight, less the two of the passage's prefix"
 
 
-def test_a_tokenizer_that_keeps_portuguese_words_whole_is_one_that_reads_portuguese(
+def test_a_tokenizer_that_keeps_portuguese_words_whole_counts_as_portuguese(
     embedder: SentenceTransformerEmbedder,
 ) -> None:
     assert embedder.reads_portuguese()
 
 
-def test_text_far_beyond_what_the_model_reads_is_cut_before_it_is_tokenized(
+def test_very_long_text_is_truncated_before_tokenization(
     embedder: SentenceTransformerEmbedder, model: FakeModel
 ) -> None:
     embedder.embed_queries(["word " * 1_000_000])
@@ -136,7 +136,7 @@ def test_text_far_beyond_what_the_model_reads_is_cut_before_it_is_tokenized(
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.0, float("nan"), float("inf")])
-def test_a_model_whose_vectors_are_not_of_length_one_is_refused(scale: float) -> None:
+def test_a_model_without_finite_unit_vectors_is_refused(scale: float) -> None:
     with pytest.raises(ModelRefused, match="not finite unit vectors"):
         embedder_of(FakeModel(scale))
 
@@ -159,11 +159,11 @@ def test_a_model_without_a_fast_tokenizer_is_refused() -> None:
         ("some/note50-model", Prefixes()),
     ],
 )
-def test_families_that_want_prefixes_get_them(name: str, prefixes: Prefixes) -> None:
+def test_model_families_with_prefixes_get_them(name: str, prefixes: Prefixes) -> None:
     assert family_prefixes(name) == prefixes
 
 
-def test_an_instructed_e5_wants_an_instruction_before_queries_only() -> None:
+def test_an_instruct_e5_has_a_prefix_for_queries_only() -> None:
     prefixes = family_prefixes("intfloat/multilingual-e5-large-instruct")
     assert prefixes.query.startswith("Instruct: ")
     assert prefixes.query.endswith("\nQuery: ")

@@ -1,4 +1,4 @@
-"""An approximate index looks as hard as it must, and says how much it finds."""
+"""Calibration finds the least search effort that reaches the target recall, and records both."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ VECTORS = clustered(3000)
         (50_000_000, "IVF32768,PQ96"),
     ],
 )
-def test_the_factory_follows_the_size_and_is_one_that_faiss_knows(rows: int, factory: str) -> None:
+def test_the_factory_depends_on_the_size_and_is_known_to_faiss(rows: int, factory: str) -> None:
     assert choose_factory(rows, 384) == factory
     refuse_factory(factory, 384)
 
@@ -60,20 +60,20 @@ def test_exact_neighbours_are_exact_across_blocks(monkeypatch: pytest.MonkeyPatc
     assert recall(exact_neighbours(queries, VECTORS), expected) == 1.0
 
 
-def test_stand_ins_for_questions_are_unit_vectors_near_passages_but_on_none() -> None:
+def test_synthetic_questions_are_unit_vectors_near_passages_but_equal_to_none() -> None:
     queries = questions_like(VECTORS)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5)
     nearest = (queries @ VECTORS.T).max(axis=1)
     assert 0.5 < np.median(nearest) < 0.98
 
 
-def test_a_sample_to_train_on_is_as_large_as_the_lists_need_and_no_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_sample_is_as_large_as_the_number_of_lists_requires(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "BLOCK_ROWS", 100)
     assert training_sample(VECTORS, 10).shape == (400, 16)
     assert training_sample(VECTORS, 1000).shape == VECTORS.shape
 
 
-def test_the_least_effort_that_finds_enough_is_taken() -> None:
+def test_the_least_effort_that_reaches_the_target_recall_is_chosen() -> None:
     exact = exact_neighbours(questions_like(VECTORS), VECTORS)
     tried = []
 
@@ -89,7 +89,7 @@ def test_the_least_effort_that_finds_enough_is_taken() -> None:
     assert tried == [1, 2, 3, 4, 6, 8, 12]
 
 
-def test_effort_that_brings_nothing_is_not_spent() -> None:
+def test_effort_that_does_not_improve_recall_is_not_chosen() -> None:
     exact = exact_neighbours(questions_like(VECTORS), VECTORS)
 
     def lossy(queries: Vectors, count: int, effort: int | None) -> NDArray[np.int64]:
@@ -102,10 +102,10 @@ def test_effort_that_brings_nothing_is_not_spent() -> None:
 
 
 @pytest.mark.parametrize("factory", ["IVF32,SQ8", "HNSW16", "IVF32,Flat", "PCA12,IVF32,Flat"])
-def test_the_calibrated_effort_is_in_the_file_and_reaches_its_recall(tmp_path: Path, factory: str) -> None:
+def test_the_calibrated_effort_is_saved_with_the_index_and_reaches_its_recall(tmp_path: Path, factory: str) -> None:
     built, found = VectorIndex.build(VECTORS, factory)
     assert found.effort is not None
-    if not factory.startswith("PCA"):  # dropping components loses what no search brings back
+    if not factory.startswith("PCA"):  # what the dropped components lose, no search recovers
         assert found.recall_at_10 >= TARGET_RECALL
     built.save(tmp_path / "vectors.faiss")
     loaded = VectorIndex.load(tmp_path / "vectors.faiss")
@@ -114,7 +114,7 @@ def test_the_calibrated_effort_is_in_the_file_and_reaches_its_recall(tmp_path: P
     assert recall(rows, exact_neighbours(queries, VECTORS)) == found.recall_at_10
 
 
-def test_the_manifest_says_the_recall_and_the_effort(tmp_path: Path) -> None:
+def test_the_manifest_records_recall_and_effort(tmp_path: Path) -> None:
     chunks = [Chunk(f"a#{n}", "a", "", f"word{n} word{n % 5}", {"language": "en", "source": "a"}) for n in range(60)]
     vectors = clustered(60, 256)
     build_index(chunks, vectors, tmp_path / "ivf", embedder=WordsEmbedder(), factory="IVF2,Flat")

@@ -1,4 +1,4 @@
-"""A question brings up its passages: filtered before they are ranked, without repeats, as many as asked for."""
+"""Hybrid retrieval: filters before ranking, no duplicates, the requested number of passages."""
 
 from __future__ import annotations
 
@@ -67,44 +67,44 @@ def test_the_passage_that_answers_comes_first(retriever: Retriever, question: st
     assert all(0 <= score <= 1 for score in scores)
 
 
-def test_a_passage_carries_its_title_text_and_metadata(retriever: Retriever) -> None:
+def test_a_passage_has_its_title_text_and_metadata(retriever: Retriever) -> None:
     (passage,) = retriever.retrieve("pão de queijo", top_k=1)
     assert (passage.title, passage.text) == ("Pão de queijo", "O pão de queijo leva polvilho e queijo.")
     assert passage.metadata == {"language": "pt", "source": "pao"}
 
 
-def test_filters_come_before_the_ranking(retriever: Retriever) -> None:
+def test_filters_apply_before_ranking(retriever: Retriever) -> None:
     passages = retriever.retrieve("Qual a capital do Brasil?", top_k=30, filters={"language": "en"})
-    assert len(passages) == 30, "full, though few of them would be among the first without the filter"
+    assert len(passages) == 30, "top_k of them, although few would be in the unfiltered top 30"
     assert {passage.metadata["language"] for passage in passages} == {"en"}
     either = retriever.retrieve("capital", top_k=9, filters={"source": ["pao", "canberra"]})
     assert [passage.id for passage in either] == ["canberra#1", "pao#1"]
 
 
-def test_a_filter_that_nothing_passes_brings_nothing(retriever: Retriever) -> None:
+def test_a_filter_that_matches_nothing_returns_nothing(retriever: Retriever) -> None:
     assert retriever.retrieve("capital", top_k=3, filters={"source": "nowhere"}) == []
 
 
-def test_a_filter_by_an_unknown_field_is_refused_with_the_known_ones(retriever: Retriever) -> None:
+def test_a_filter_on_an_unknown_field_is_refused_with_the_known_fields(retriever: Retriever) -> None:
     with pytest.raises(InvalidRequest) as refused:
         retriever.retrieve("capital", top_k=3, filters={"author": "x"})
     assert refused.value.remedy == "filter by one of: language, source"
 
 
-def test_passages_below_the_minimum_score_stay_out(retriever: Retriever) -> None:
+def test_passages_below_the_minimum_score_are_dropped(retriever: Retriever) -> None:
     every = retriever.retrieve("What is the capital of Brazil?", top_k=20)
     limit = every[1].score
     assert retriever.retrieve("What is the capital of Brazil?", top_k=20, min_score=limit) == every[:2]
     assert retriever.retrieve("What is the capital of Brazil?", top_k=20, min_score=1.1) == []
 
 
-def test_as_many_come_as_asked_for_and_no_more_than_there_are(retriever: Retriever) -> None:
+def test_top_k_passages_are_returned_or_all_if_there_are_fewer(retriever: Retriever) -> None:
     assert len(retriever.retrieve("capital", top_k=1)) == 1
     assert len(retriever.retrieve("capital", top_k=1000)) == len(CHUNKS)
 
 
 @pytest.mark.parametrize("question", ["", "?", "xilofone", "água " * 5000])
-def test_any_text_is_a_question(retriever: Retriever, question: str) -> None:
+def test_any_text_is_accepted_as_a_question(retriever: Retriever, question: str) -> None:
     assert len(retriever.retrieve(question, top_k=2)) == 2
 
 
@@ -113,7 +113,7 @@ def test_top_k_below_one_is_refused(retriever: Retriever) -> None:
         retriever.retrieve("capital", top_k=0)
 
 
-def test_a_repeated_text_comes_once_and_its_place_goes_to_the_next(tmp_path: Path) -> None:
+def test_a_duplicate_is_returned_once_and_the_next_passage_fills_its_rank(tmp_path: Path) -> None:
     text = "The capital of Brazil is called Brasília, and it was built in the sixties."
     chunks = [
         *(chunk(f"copy{n}", "Copy", text.upper() if n % 2 else text, "en") for n in range(20)),
@@ -124,7 +124,7 @@ def test_a_repeated_text_comes_once_and_its_place_goes_to_the_next(tmp_path: Pat
     assert {passage.metadata["source"] for passage in passages} == {"copy0", "other"}
 
 
-def test_a_document_can_be_kept_from_crowding_the_others_out(index: Index) -> None:
+def test_the_passages_of_one_document_can_be_limited(index: Index) -> None:
     crowded = HybridRetriever(index, EMBEDDER).retrieve("water boils", top_k=4)
     assert [passage.metadata["source"] for passage in crowded] == ["long"] * 4
     retriever = HybridRetriever(index, EMBEDDER, max_passages_per_document=1, candidates=4)
@@ -133,8 +133,8 @@ def test_a_document_can_be_kept_from_crowding_the_others_out(index: Index) -> No
     assert len(spread) == 4
 
 
-class Backwards:
-    """A reranker that likes what the searches like least."""
+class ReversingReranker:
+    """A reranker that reverses the order it is given."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -144,8 +144,8 @@ class Backwards:
         return np.linspace(0.1, 0.9, len(texts), dtype=np.float32)
 
 
-def test_a_reranker_has_the_last_word_on_the_best_passages(index: Index) -> None:
-    reranker = Backwards()
+def test_a_reranker_decides_the_order_of_the_best_passages(index: Index) -> None:
+    reranker = ReversingReranker()
     before = HybridRetriever(index, EMBEDDER).retrieve("capital of Brazil", top_k=5)
     after = HybridRetriever(index, EMBEDDER, reranker=reranker, rerank_passages=5).retrieve(
         "capital of Brazil", top_k=5
@@ -156,6 +156,6 @@ def test_a_reranker_has_the_last_word_on_the_best_passages(index: Index) -> None
 
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF2,Flat"])
-def test_an_approximate_index_serves_the_same_answer(tmp_path: Path, factory: str) -> None:
+def test_an_approximate_index_finds_the_same_best_passage(tmp_path: Path, factory: str) -> None:
     retriever = HybridRetriever(index_of(CHUNKS, tmp_path / "index", factory), EMBEDDER)
     assert retriever.retrieve("Qual a capital do Brasil?", top_k=1)[0].id == "brasilia#1"

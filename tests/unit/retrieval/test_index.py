@@ -1,4 +1,4 @@
-"""An index is loaded by the embedder that made it, or not at all."""
+"""An index is built into a directory, and loaded only by the embedder that built it."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def build(directory: Path, factory: str = "Flat") -> None:
     build_index(CHUNKS, vectors, directory, embedder=WordsEmbedder(), factory=factory)
 
 
-def vouch(directory: Path, name: str) -> None:
-    """Make the manifest agree with a file that was changed: what an attacker with write access would do."""
+def update_manifest(directory: Path, name: str) -> None:
+    """Make the manifest agree with a changed file, as an attacker with write access would."""
     manifest = json.loads((directory / MANIFEST).read_text())
     content = (directory / name).read_bytes()
     manifest["files"][name] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
     (directory / MANIFEST).write_text(json.dumps(manifest))
 
 
-def test_what_was_built_is_loaded(directory: Path) -> None:
+def test_a_built_index_is_loaded(directory: Path) -> None:
     index = Index.load(directory, WordsEmbedder())
     assert len(index) == 3
     assert [index.chunk(row) for row in range(3)] == CHUNKS
@@ -57,11 +57,11 @@ def test_what_was_built_is_loaded(directory: Path) -> None:
     assert index.matching(None) is None
 
 
-def test_the_title_is_searched_with_the_text(directory: Path) -> None:
-    assert Index.load(directory, WordsEmbedder()).lexical_scores("ports")[2] > 0, "only the title says it"
+def test_titles_are_searched_with_the_texts(directory: Path) -> None:
+    assert Index.load(directory, WordsEmbedder()).lexical_scores("ports")[2] > 0, "only the title has the word"
 
 
-def test_the_manifest_records_what_made_the_index(directory: Path) -> None:
+def test_the_manifest_records_how_the_index_was_built(directory: Path) -> None:
     manifest = json.loads((directory / MANIFEST).read_text())
     assert {name: manifest[name] for name in ("format", "version", "embedder", "dimension", "factory")} == {
         "format": "rag-index", "version": 1, "embedder": "words", "dimension": 256, "factory": "Flat",
@@ -79,7 +79,7 @@ def test_equal_input_gives_an_equal_index(directory: Path, tmp_path: Path) -> No
 def test_an_index_of_another_embedder_is_refused_with_both_names(directory: Path) -> None:
     embedder = WordsEmbedder()
     embedder.name = "sentences"
-    with pytest.raises(IndexRefused, match="made with embedder 'words', and this server's is 'sentences'") as refused:
+    with pytest.raises(IndexRefused, match="built with embedder 'words', but this server's is 'sentences'") as refused:
         Index.load(directory, embedder)
     assert "make index" in str(refused.value.remedy)
 
@@ -87,7 +87,7 @@ def test_an_index_of_another_embedder_is_refused_with_both_names(directory: Path
 def test_an_index_of_another_dimension_is_refused_with_both_figures(directory: Path) -> None:
     embedder = WordsEmbedder()
     embedder.dimension = 384
-    with pytest.raises(IndexRefused, match="made with dimension 256, and this server's is 384"):
+    with pytest.raises(IndexRefused, match="built with dimension 256, but this server's is 384"):
         Index.load(directory, embedder)
 
 
@@ -98,11 +98,11 @@ def test_a_changed_file_is_refused_by_name(directory: Path) -> None:
         Index.load(directory, WordsEmbedder())
 
 
-def test_files_of_different_indexes_do_not_pass_for_one(directory: Path, tmp_path: Path) -> None:
+def test_files_mixed_from_two_indexes_are_refused(directory: Path, tmp_path: Path) -> None:
     vectors = WordsEmbedder().embed_passages(["one"])
     build_index(CHUNKS[:1], vectors, tmp_path / "small", embedder=WordsEmbedder())
     (directory / "vectors.faiss").write_bytes((tmp_path / "small" / "vectors.faiss").read_bytes())
-    vouch(directory, "vectors.faiss")
+    update_manifest(directory, "vectors.faiss")
     with pytest.raises(IndexRefused, match="3 passages and 1 vectors of 256; its manifest says 3 of 256"):
         Index.load(directory, WordsEmbedder())
 
@@ -110,27 +110,27 @@ def test_files_of_different_indexes_do_not_pass_for_one(directory: Path, tmp_pat
 def test_no_file_of_an_index_is_a_pickle(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_file():
-            with pytest.raises(Exception), path.open("rb") as file:  # noqa: B017 - each fails in its own way
+            with pytest.raises(Exception), path.open("rb") as file:  # noqa: B017 - each file fails with another exception
                 pickle.load(file)
             if path.suffix == ".npy":
                 assert np.load(path, allow_pickle=False).dtype.kind in "fi"
 
 
-def test_a_pickle_that_the_manifest_vouches_for_is_refused_unread(directory: Path) -> None:
+def test_a_pickle_is_refused_without_being_loaded_even_with_a_matching_manifest(directory: Path) -> None:
     trap = directory / "trap"
-    payload = b"cpathlib\nPosixPath\n(V" + str(trap).encode() + b"\ntR."  # would be harmless; loading it would not be
+    payload = b"cpathlib\nPosixPath\n(V" + str(trap).encode() + b"\ntR."  # loading it would construct this Path
     for name in ("passages.jsonl", "vectors.faiss", "lexical/data.csc.index.npy", "lexical/vocab.index.json"):
         original = (directory / name).read_bytes()
         (directory / name).write_bytes(payload)
-        vouch(directory, name)
+        update_manifest(directory, name)
         with pytest.raises(IndexRefused):
             Index.load(directory, WordsEmbedder())
         (directory / name).write_bytes(original)
-        vouch(directory, name)
+        update_manifest(directory, name)
     Index.load(directory, WordsEmbedder())
 
 
-def test_nothing_to_index_and_a_bad_factory_leave_the_old_index_alone(directory: Path) -> None:
+def test_a_failed_build_keeps_the_old_index(directory: Path) -> None:
     with pytest.raises(IndexRefused, match="nothing to index"):
         build_index([], np.empty((0, 256), dtype=np.float32), directory, embedder=WordsEmbedder())
     with pytest.raises(IndexRefused, match="IVF512"):
@@ -139,7 +139,7 @@ def test_nothing_to_index_and_a_bad_factory_leave_the_old_index_alone(directory:
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF2,Flat"])
-def test_the_files_of_a_loaded_index_may_be_replaced_under_it(tmp_path: Path, factory: str) -> None:
+def test_a_loaded_index_keeps_working_after_its_files_are_replaced(tmp_path: Path, factory: str) -> None:
     build(tmp_path / "index", factory)
     index = Index.load(tmp_path / "index", WordsEmbedder())
     build(tmp_path / "index", factory)

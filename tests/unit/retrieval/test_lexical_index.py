@@ -1,4 +1,4 @@
-"""BM25 that reads Portuguese and English, with scores that compare between questions."""
+"""BM25 over Portuguese and English texts, with scores that are comparable between questions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def best(index: LexicalIndex, question: str) -> int:
     return int(index.scores(question).argmax())
 
 
-def test_accents_and_case_fold_away() -> None:
+def test_folding_removes_accents_and_case() -> None:
     assert fold("AÇÃO Pingüim ﬁm") == "acao pinguim fim"
 
 
-def test_stop_words_of_both_languages_go_and_stems_meet() -> None:
+def test_stop_words_of_both_languages_are_dropped_and_inflections_share_a_stem() -> None:
     assert terms("Quais são as cidades do Brasil?", "pt") == terms("cidade brasil", "pt") == ["cidad", "brasil"]
     assert terms("informações informação informacao informar", "pt") == ["inform"] * 4
     assert terms("What is the running server?", "en") == ["run", "server"]
@@ -53,15 +53,15 @@ def test_the_passage_with_the_question_s_terms_comes_first(index: LexicalIndex, 
     assert best(index, question) == row
 
 
-def test_a_passage_is_read_in_its_own_language() -> None:
-    """Only the English stemmer makes "servers" and "server" one word of "serving server" in an English passage."""
+def test_a_passage_is_stemmed_in_its_own_language() -> None:
+    """Only the English stemmer maps "libraries" and "library" to one stem."""
     texts = ["The libraries were loading", "nada"]
     index = LexicalIndex.build(texts, ["en", "pt"], with_grams=False)
     assert index.scores("library load")[0] > 0
     assert LexicalIndex.build(texts, ["pt", "pt"], with_grams=False).scores("library")[0] == 0
 
 
-def test_grams_meet_where_stems_do_not(index: LexicalIndex) -> None:
+def test_grams_match_where_stems_do_not(index: LexicalIndex) -> None:
     assert grams("Os pães, ar") == ["#_pae", "#paes", "#aes_", "#_ar_"]
     stems_only = LexicalIndex.build([text for text, _ in TEXTS], [lang for _, lang in TEXTS], with_grams=False)
     for misspelt, row in (("organisaçoes", 1), ("Camberra", 2), ("Australiana", 2)):
@@ -74,20 +74,20 @@ def test_very_many_passages_are_indexed_without_grams(monkeypatch: pytest.Monkey
     assert not LexicalIndex.build(["Canberra", "nada"], ["en", "pt"]).scores("Camberra").any()
 
 
-def test_an_index_without_grams_is_asked_for_none(tmp_path: Path) -> None:
-    """As older indexes were written: unknown grams must not count as terms that the passages lack."""
+def test_an_index_without_grams_is_searched_without_them(tmp_path: Path) -> None:
+    """Older indexes have none: the question's grams must not count as terms that the passages lack."""
     index = LexicalIndex.build(["capital do Brasil", "nada"], ["pt", "pt"], with_grams=False)
     index.save(tmp_path)
     assert LexicalIndex.load(tmp_path, ["pt", "pt"]).scores("capital Brasil")[0] == index.scores("capital Brasil")[0]
     assert index.scores("capital Brasil")[0] > 0.3
 
 
-def test_scores_are_shares_of_what_the_question_could_get(index: LexicalIndex) -> None:
+def test_scores_are_relative_to_the_upper_bound_of_the_question(index: LexicalIndex) -> None:
     full = index.scores("capital brasil")
     diluted = index.scores("capital brasil xilofone")
     assert 0.3 < full[0] < 1
-    assert 0 < diluted[0] < full[0], "a term that no passage has counts against all of them"
-    assert index.scores("capital brasil capital")[0] == full[0], "repeating a word asks for nothing more"
+    assert 0 < diluted[0] < full[0], "a term that no passage has lowers every score"
+    assert index.scores("capital brasil capital")[0] == full[0], "repeated words count once"
 
 
 @pytest.mark.parametrize("question", ["", "?!", "de a o", "xilofone"])
@@ -95,11 +95,11 @@ def test_a_question_without_known_terms_scores_zero_everywhere(index: LexicalInd
     assert not index.scores(question).any()
 
 
-def test_passages_without_any_term_are_an_index_too() -> None:
+def test_passages_without_any_term_can_be_indexed() -> None:
     assert LexicalIndex.build(["?", "o a"], ["pt", "pt"]).scores("casa").tolist() == [0, 0]
 
 
-def test_what_is_saved_is_what_is_loaded(index: LexicalIndex, tmp_path: Path) -> None:
+def test_a_loaded_index_scores_like_the_saved_one(index: LexicalIndex, tmp_path: Path) -> None:
     index.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     loaded = LexicalIndex.load(tmp_path, [language for _, language in TEXTS])
@@ -126,7 +126,9 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".npy")])
-def test_an_array_of_pickled_objects_is_refused_and_never_run(index: LexicalIndex, tmp_path: Path, name: str) -> None:
+def test_an_array_of_pickled_objects_is_refused_without_unpickling(
+    index: LexicalIndex, tmp_path: Path, name: str
+) -> None:
     index.save(tmp_path)
     trap = tmp_path / "trap"
     np.save(tmp_path / name, np.array([Payload(trap)], dtype=object), allow_pickle=True)
@@ -137,16 +139,16 @@ def test_an_array_of_pickled_objects_is_refused_and_never_run(index: LexicalInde
 
 def test_arrays_that_point_outside_the_passages_are_refused(index: LexicalIndex, tmp_path: Path) -> None:
     index.save(tmp_path)
-    with pytest.raises(IndexRefused, match="don't fit together"):
+    with pytest.raises(IndexRefused, match="are inconsistent"):
         LexicalIndex.load(tmp_path, ["pt"])
     path = tmp_path / "indices.csc.index.npy"
     np.save(path, np.load(path) + 100)
-    with pytest.raises(IndexRefused, match="don't fit together"):
+    with pytest.raises(IndexRefused, match="are inconsistent"):
         LexicalIndex.load(tmp_path, [language for _, language in TEXTS])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"backend": "numba"}', '{"unknown": 1}'])
-def test_bad_parameters_are_refused(index: LexicalIndex, tmp_path: Path, content: str) -> None:
+def test_invalid_parameters_are_refused(index: LexicalIndex, tmp_path: Path, content: str) -> None:
     index.save(tmp_path)
     (tmp_path / "params.index.json").write_text(content)
     with pytest.raises(IndexRefused):

@@ -1,4 +1,4 @@
-"""An index is written whole or not at all, and read only as it was written."""
+"""An index is written atomically, and read only if every file is unchanged."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def refusal(directory: Path) -> IndexRefused:
     return refused.value
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_manifest_is_read(tmp_path: Path) -> None:
     write(tmp_path / "index")
     assert read_manifest(tmp_path / "index", FILES) == MANIFEST_OF_TWO
     assert [path.name for path in tmp_path.iterdir()] == ["index"], "no draft is left"
 
 
-def test_an_existing_index_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_existing_index_is_replaced_completely(tmp_path: Path) -> None:
     write(tmp_path / "index")
     (tmp_path / "index" / "stale").touch()
     write(tmp_path / "index", b"two")
@@ -53,7 +53,9 @@ def test_an_existing_index_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_without_an_atomic_exchange_two_renames_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_atomic_exchange_the_index_is_replaced_by_two_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "index")
     monkeypatch.setattr(manifest, "_exchange", lambda one, other: False)
     write(tmp_path / "index", b"two")
@@ -61,7 +63,7 @@ def test_without_an_atomic_exchange_two_renames_do_it(tmp_path: Path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_a_failed_write_leaves_the_old_index_and_no_draft(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_index_and_leaves_no_draft(tmp_path: Path) -> None:
     write(tmp_path / "index")
     with pytest.raises(ZeroDivisionError), writing(tmp_path / "index") as draft:
         (draft / "a.bin").write_bytes(b"half")
@@ -71,7 +73,7 @@ def test_a_failed_write_leaves_the_old_index_and_no_draft(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="renameat2 is Linux'")
-def test_a_reader_always_finds_an_index_while_it_is_replaced(tmp_path: Path) -> None:
+def test_a_reader_always_finds_an_index_during_a_replacement(tmp_path: Path) -> None:
     write(tmp_path / "index")
     missing = []
     stop = threading.Event()
@@ -96,7 +98,7 @@ def test_the_index_can_be_read_by_another_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_changed_byte_is_named_by_its_file(tmp_path: Path, name: str) -> None:
+def test_a_changed_byte_is_refused_with_the_file_s_name(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     path = tmp_path / name
     content = bytearray(path.read_bytes())
@@ -105,34 +107,34 @@ def test_a_changed_byte_is_named_by_its_file(tmp_path: Path, name: str) -> None:
     assert f"{path} is corrupt" in refusal(tmp_path).message
 
 
-def test_a_cut_file_is_named_with_both_sizes(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "a.bin").write_bytes(b"on")
     assert "a.bin has 2 bytes; the manifest says 3" in refusal(tmp_path).message
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "a.bin").unlink()
     assert "a.bin can't be read: No such file" in refusal(tmp_path).message
 
 
-def test_a_file_that_the_manifest_does_not_vouch_for_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     change(tmp_path, files={})
-    assert "does not name that file" in refusal(tmp_path).message
+    assert "is not listed in its manifest" in refusal(tmp_path).message
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "other"}', "\x00", "[" * 100_000])
-def test_a_manifest_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_manifest_of_another_format_is_refused(tmp_path: Path, content: str) -> None:
     write(tmp_path)
     (tmp_path / MANIFEST).write_text(content)
     assert MANIFEST in refusal(tmp_path).message
 
 
-def test_a_directory_without_a_manifest_is_no_index(tmp_path: Path) -> None:
-    assert "is no index" in refusal(tmp_path).message
-    assert "is no index" in refusal(tmp_path / "nowhere").message
+def test_a_directory_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    assert "is not an index" in refusal(tmp_path).message
+    assert "is not an index" in refusal(tmp_path / "nowhere").message
 
 
 def test_another_version_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_another_version_is_refused_with_both_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entry", ["embedder", "dimension", "factory", "passages", "documents"])
-def test_a_manifest_with_a_wrong_type_is_refused_by_the_entry(tmp_path: Path, entry: str) -> None:
+def test_a_manifest_entry_of_a_wrong_type_is_refused_by_name(tmp_path: Path, entry: str) -> None:
     write(tmp_path)
     change(tmp_path, **{entry: None})
-    assert f"no proper {entry!r}" in refusal(tmp_path).message
+    assert f"no valid {entry!r}" in refusal(tmp_path).message

@@ -1,4 +1,4 @@
-"""Passages come back as they went in, and filters find exactly those that match."""
+"""Passages are stored unchanged, and filters return exactly those that match."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> PassageStore:
     return PassageStore(tmp_path / "passages.jsonl")
 
 
-def test_chunks_come_back_by_their_number(store: PassageStore) -> None:
+def test_chunks_are_read_by_row(store: PassageStore) -> None:
     assert len(store) == 4
     assert [store[i] for i in range(4)] == CHUNKS
     assert store.documents == 2
@@ -57,7 +57,7 @@ def test_filters_match_any_value_of_a_field_and_all_fields(
     assert store.matching(filters).tolist() == rows
 
 
-def test_an_unknown_field_is_refused_with_the_known_ones(store: PassageStore) -> None:
+def test_an_unknown_field_is_refused_with_the_known_fields(store: PassageStore) -> None:
     with pytest.raises(InvalidRequest) as refused:
         store.matching({"lang": "pt"})
     assert "'lang'" in refused.value.message
@@ -65,14 +65,14 @@ def test_an_unknown_field_is_refused_with_the_known_ones(store: PassageStore) ->
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [["pt"]], [None]])
-def test_a_value_that_is_no_scalar_is_refused_by_its_field(store: PassageStore, value: Any) -> None:
+def test_a_value_that_is_not_a_scalar_is_refused_with_its_field(store: PassageStore, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         store.matching({"language": value})
     assert refused.value.field == "filters.language"
 
 
 @pytest.mark.parametrize("content", ["", "\n", "[]\n", '{"id": "a"}\n', "not json\n", "[" * 100_000])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "passages.jsonl").write_text(content)
     with pytest.raises(IndexRefused, match=r"passages\.jsonl holds no passages"):
         PassageStore(tmp_path / "passages.jsonl")

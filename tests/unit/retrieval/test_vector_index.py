@@ -1,4 +1,4 @@
-"""Nearest vectors are the nearest, whatever the factory and the filter."""
+"""Vector search finds the nearest vectors with every factory and filter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_factory_finds_a_vector_by_itself_after_a_round_trip(tmp_path: Pat
     index = loaded(tmp_path, factory)
     assert (len(index), index.dimension) == (400, 16)
     for row in (0, 17, 399):
-        assert row in index.nearest(VECTORS[row], 25), "codes may put others before it"
+        assert row in index.nearest(VECTORS[row], 25), "quantisation may rank others before it"
 
 
 def test_flat_is_exact(tmp_path: Path) -> None:
@@ -45,21 +45,21 @@ def test_flat_is_exact(tmp_path: Path) -> None:
     np.testing.assert_allclose(index.cosines(QUERY, rows), VECTORS[rows] @ QUERY, atol=1e-6)
 
 
-@pytest.mark.parametrize("exact_rows", [50_000, 0], ids=["compared one by one", "searched with a selector"])
+@pytest.mark.parametrize("exact_rows", [50_000, 0], ids=["exhaustive", "index with a selector"])
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_a_filter_comes_before_the_ranking(
+def test_a_filter_applies_before_ranking(
     tmp_path: Path, factory: str, exact_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors_module, "_EXACT_ROWS", exact_rows)
     index = loaded(tmp_path, factory)
-    far = np.sort(np.argsort(VECTORS @ QUERY)[:12])  # what a search without the filter would hardly bring up
-    assert index.nearest(QUERY, 12, far).tolist() == far.tolist(), "full, because enough match"
+    far = np.sort(np.argsort(VECTORS @ QUERY)[:12])  # an unfiltered search would hardly find these
+    assert index.nearest(QUERY, 12, far).tolist() == far.tolist(), "all twelve match the filter"
     found = index.nearest(QUERY, 3, far)
     assert len(found) == 3
     assert set(found.tolist()) <= set(far.tolist())
 
 
-def test_no_more_rows_come_than_there_are(tmp_path: Path) -> None:
+def test_at_most_the_existing_rows_are_returned(tmp_path: Path) -> None:
     index = loaded(tmp_path, "Flat")
     assert len(index.nearest(QUERY, 1000)) == 400
     assert len(index.nearest(QUERY, 5, np.empty(0, dtype=np.int64))) == 0
@@ -79,7 +79,7 @@ def test_a_factory_with_more_lists_than_vectors_is_refused_with_the_figures() ->
     assert "/" not in refused.value.message, "no C++ source path"
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vectors.faiss").write_bytes(b"not an index" * 10)
     with pytest.raises(IndexRefused, match="holds no FAISS index"):
         VectorIndex.load(tmp_path / "vectors.faiss")

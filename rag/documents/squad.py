@@ -1,4 +1,4 @@
-"""Files in SQuAD's format (Rajpurkar et al., 2016), the unanswerable questions of its second version included."""
+"""Reads files in SQuAD's format (Rajpurkar et al., 2016), with the unanswerable questions of its second version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rag.language import detect_language
 
 @dataclass(frozen=True, slots=True)
 class SquadQuestion:
-    """A question, its reference answers (none: its paragraph doesn't tell), and where it was asked."""
+    """A question, its reference answers (none: unanswerable), and the ids of its document and its article."""
 
     text: str
     answers: tuple[str, ...]
@@ -22,15 +22,15 @@ class SquadQuestion:
 
     @property
     def language(self) -> Language:
-        """Detected anew each time, which takes milliseconds: a file may hold thousands whose language nobody asks."""
+        """Detected on each access: it takes milliseconds, and most uses of a large file never need it."""
         return detect_language(self.text)
 
 
 def read_squad(path: Path) -> tuple[list[Document], list[SquadQuestion]]:
-    """Each paragraph a document, and the questions. Raises ValueError for another format, with what is missing.
+    """Each paragraph as a document, and the questions. Raises ValueError for another format, with what is missing.
 
-    Documents have no title: it would tell which article a paragraph is from, which is half the question; it is in the
-    metadata as `article`. A paragraph that stands there twice is one document.
+    The article's title is only in the metadata, as `article`: as the document's title it would be searched, and half
+    answer the question which paragraph is meant. Equal paragraphs are one document.
     """
     documents: dict[str, Document] = {}
     questions: list[SquadQuestion] = []
@@ -42,10 +42,10 @@ def read_squad(path: Path) -> tuple[list[Document], list[SquadQuestion]]:
                     name, title = f"paragraph {len(documents)}", str(article.get("title", "")).replace("_", " ")
                     metadata: dict[str, Scalar] = {"language": detect_language(text), "source": name, "article": title}
                     documents[text] = Document(name, "", text, metadata)
-                for asked in paragraph["qas"]:
-                    told = [] if asked.get("is_impossible") else asked.get("answers", [])
-                    answers = tuple(dict.fromkeys(answer["text"] for answer in told))
-                    questions.append(SquadQuestion(asked["question"], answers, documents[text].id, str(number)))
+                for row in paragraph["qas"]:
+                    references = [] if row.get("is_impossible") else row.get("answers", [])
+                    answers = tuple(dict.fromkeys(reference["text"] for reference in references))
+                    questions.append(SquadQuestion(row["question"], answers, documents[text].id, str(number)))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not in SQuAD's format: {error!r}") from None
     return list(documents.values()), questions
