@@ -1,12 +1,12 @@
-"""Asks a trained model questions over documents, each with its own passage among distractors, and scores the answers.
+"""Evaluates a trained model: questions over documents, each with its document among distractors.
 
-Before, it is scored on generated exercises with held-out names: several times those that follow a training.
+Also scores it on generated exercises with held-out names, several times as many as during training.
 
     python -m training.evaluate_llm --model models/rag-tiny --questions benchmarks/questions.jsonl --corpus corpus
 
-A line of the questions' file holds `question`, `language`, `answers` (empty: the documents do not tell) and `source`,
-the id of the document that answers. Retrieval plays no part here; `benchmarks/` measures the whole service. The last
-line printed is JSON.
+A line of the questions' file has `question`, `language`, `answers` (empty: unanswerable) and `source`, the id of the
+document that answers. Retrieval is not involved; `python -m benchmarks.answers` measures the whole pipeline. The last
+line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def distractors(question: str, documents: Sequence[Document], language: str, count: int) -> list[Document]:
-    """The documents of that language that share most words with the question, as a retriever would bring them."""
-    asked = set(re.findall(r"\w{3,}", question.lower()))
+    """The documents of that language that share most words with the question, like a retriever's near misses."""
+    words = set(re.findall(r"\w{3,}", question.lower()))
     same = [document for document in documents if document.metadata["language"] == language]
-    return sorted(same, key=lambda d: -len(asked & set(re.findall(r"\w{3,}", f"{d.title} {d.text}".lower()))))[:count]
+    return sorted(same, key=lambda d: -len(words & set(re.findall(r"\w{3,}", f"{d.title} {d.text}".lower()))))[:count]
 
 
 def answer(model: Any, tokenizer: Any, question: str, documents: Sequence[Document], language: Any) -> str:
-    """The model's greedy answer over these documents, in the prompt that serving writes."""
+    """The model's greedy answer over these documents, with the prompt used in serving."""
     passages = [passage(document.title, document.text) for document in documents]
     messages = [{"role": m.role, "content": m.content} for m in write_messages(question, passages, language)]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -56,9 +56,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "rag-tiny")
     parser.add_argument("--questions", type=Path, default=ROOT / "benchmarks" / "questions.jsonl")
     parser.add_argument("--corpus", type=Path, default=ROOT / "corpus")
-    parser.add_argument("--distractors", type=int, default=2, help="passages beside the one that answers")
+    parser.add_argument("--distractors", type=int, default=2, help="passages besides the one that answers")
     parser.add_argument("--generated", type=int, default=200, help="generated exercises, of up to five questions each")
-    parser.add_argument("--seed", type=int, default=1, help="fixes the passages' order")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the order of the passages")
     parser.add_argument("--show", action="store_true", help="print every answer")
     options = parser.parse_args()
     tokenizer: Any = AutoTokenizer.from_pretrained(options.model)

@@ -1,10 +1,10 @@
-"""Writes the model card and the training curve beside the weights, from the log and from two evaluations' figures.
+"""Writes the model card and the training curve next to the weights, from the log and the figures of two evaluations.
 
     python -m training.evaluate_llm | tail -1 > build/answers.json
     python -m benchmarks.answers | tail -1 > build/served.json
     python -m training.model_card --answers build/answers.json --served build/served.json
 
-No figure is typed by hand, so the card says what was measured.
+Every figure in the card is measured, none is written by hand.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ pipeline_tag: text-generation
 # $name
 
 A decoder of $parameters parameters that answers a question with a short span copied from the given passages, in
-Portuguese or English. It is the default model of this project: small enough to lie in the repository and to answer at
-once on any machine, and no more than that. Any other model takes its place by one setting.
+Portuguese or English. It is the default model of this project: small enough for the repository and fast on any
+machine, but not more than that. One setting replaces it by any other model.
 
 ## Architecture
 
 `LlamaForCausalLM`: $layers layers, width $width, $heads heads ($kv_heads for keys and values), feed-forward $hidden, a
 vocabulary of $vocabulary (byte-level BPE, digits one by one), tied embeddings, $positions positions, float32,
-$megabytes MB. Prompts are those of `rag.answering.prompt.write_messages`; others it does not know. The chat template
-leaves the system message out and puts the question before the passages as well, so that they are read in the light of
-it.
+$megabytes MB. It is trained only on prompts of `rag.answering.prompt.write_messages`. The chat template
+omits the system message and repeats the question before the passages, so that their tokens can attend to it.
 
 ## Training
 
 From scratch, on a CPU, by `python -m training.train_llm`:
 $extent.
-The weights start with induction heads by construction (`training/attention/induction.py`), and one head is taught to
-find the question's words in the passages (`training/attention/matching.py`). A curriculum in $stages stages, each begun
-when the one before is learnt or has had its time, goes from bare copying and single facts to serving's own prompts:
+The weights are initialised with induction heads (`training/attention/induction.py`), and one head is trained to find
+the question's words in the passages (`training/attention/matching.py`). A curriculum in $stages stages, each started
+at the target loss or the time limit of the one before, goes from plain copying and single facts to the prompts of
+serving:
 
 - facts about invented names in $relations relations, each with several phrasings in both languages, among distractors;
-- texts of every kind with questions in other words, written for this training (`reading.json`);
-- questions written over the documents of `corpus/` (`corpus_questions.jsonl`); of these and of the texts', half with
-  names and numbers exchanged for invented ones, so that the answer has to be read;
-- spans chosen in prose, the corpus's and invented;
+- texts of every kind with paraphrasing questions, written for this training (`reading.json`);
+- questions written over the documents of `corpus/` (`corpus_questions.jsonl`); half of these, and of the
+  questions over those texts, have their names and numbers replaced by invented ones, so that the answer has to be read;
+- spans of prose, from the corpus and invented;
 - questions that the passages don't answer.
 
-The learning rate and the curriculum follow the tokens read, so the result depends on the seed and the plan.
+The learning rate and the curriculum depend on the tokens processed, so the result depends on the seed and the options.
 $history
 ![Loss and held-out scores](training.png)
 
@@ -71,19 +71,20 @@ Exact match of greedy answers.
 |---|---|
 $scores
 
-Held-out exercises have names that training never drew; those of generated facts are more here than in the curve. The
-questions of `benchmarks/questions.jsonl` are asked in two ways: with the passage that answers beside $distractors
-similar ones (`python -m training.evaluate_llm`), and end to end, with the passages that retrieval brings (`python -m
-benchmarks.answers`). None of them is worded nearly as a training question, but **the documents are those of the
-training, and many of the facts are asked there too**: on other documents expect less, nearer to the held-out exercises.
+Held-out exercises have names that do not occur in training; the table has more of generated facts than the curve. The
+questions of `benchmarks/questions.jsonl` are asked in two ways: with the passage that answers and $distractors
+similar ones (`python -m training.evaluate_llm`), and end to end, with the passages retrieved (`python -m
+benchmarks.answers`). None of them is worded similarly to a training question, but **the documents are those of the
+training, and many of the facts are asked there too**: on other documents expect lower scores, closer to those of the
+held-out exercises.
 
 ## Limits
 
 - It copies: it does not reason, count, translate, compare or summarise.
 - It often picks the wrong span, above all when several sentences share the question's words, or when none does.
 - A refusal or an answer may be wrong: check the answer's source.
-- It takes every question as it is worded: what an earlier turn was about it does not carry over ("and when?").
-- Prompts beyond about 1,300 tokens are longer than any in training.
+- It does not resolve references to earlier turns ("and when?").
+- It was trained on prompts of at most about 1,300 tokens.
 """)
 
 _LABELS = {
@@ -91,7 +92,7 @@ _LABELS = {
     "facts_after_a_turn": "the same, after another question and its answer",
     "refusals": "held-out questions that the passages don't answer: refused",
     "corpus": "held-out questions over the corpus, the right document among three",
-    "reading": "held-out questions over texts of which training saw nothing, the right one among three",
+    "reading": "held-out questions over texts not used in training, the right one among three",
     "prose": "held-out spans of prose",
 }
 
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "training" / "log.jsonl")
     parser.add_argument("--answers", type=Path, required=True, help="the last line of training.evaluate_llm")
     parser.add_argument("--served", type=Path, required=True, help="the last line of benchmarks.answers")
-    parser.add_argument("--history", type=Path, help="text: what was otherwise in the training of these weights")
+    parser.add_argument("--history", type=Path, help="a text file: a paragraph on what was special about this training")
     options = parser.parse_args()
     answers = json.loads(options.answers.read_text("utf-8"))
     served = json.loads(options.served.read_text("utf-8"))
@@ -114,8 +115,8 @@ def main() -> None:
 
 
 def render(model: Path, log: Path, answers: dict[str, Any], served: dict[str, Any], history: str = "") -> str:
-    """The card's text for the weights in `model`; `history` is a paragraph on what was particular to their training."""
-    from training.exercises.curriculum import STAGES  # noqa: PLC0415 - the tables are only counted here
+    """The card's text for the weights in `model`; `history`: a paragraph on what was special about their training."""
+    from training.exercises.curriculum import STAGES  # noqa: PLC0415 - only their lengths are used
     from training.exercises.relations import RELATIONS  # noqa: PLC0415
 
     config = json.loads((model / "config.json").read_text("utf-8"))

@@ -1,8 +1,8 @@
-"""Muon for the matrices inside the layers, AdamW for the rest.
+"""Muon for the weight matrices of the layers, AdamW for all other parameters.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest
-orthogonal matrix, found by a Newton-Schulz iteration. torch's own computes it in bfloat16, which CPUs without that type
-emulate slowly; this one stays in the gradient's type and handles all matrices of one shape in one product.
+orthogonal matrix, computed by a Newton-Schulz iteration. torch's implementation computes in bfloat16, which many CPUs
+emulate slowly; this one keeps the gradient's dtype and batches all matrices of one shape into one product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 
 def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """(N, rows, columns) to matrices of the same singular vectors whose singular values lie near 1."""
+    """(N, rows, columns) → matrices with the same singular vectors and singular values near 1."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x: torch.Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     transposed = x.size(-2) > x.size(-1)
@@ -29,7 +29,7 @@ def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised; scaled so that a step's root mean square is that of AdamW at the same rate."""
+    """Orthogonalised momentum, scaled so that an update has the root mean square of AdamW's at the same rate."""
 
     def __init__(
         self, parameters: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter; `closure` is not used."""
+        """Update every parameter; `closure` is not used."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -57,10 +57,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def build_optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """The two optimizers of a model, matrices of its layers first.
+    """The two optimizers of a model: Muon for the matrices of its layers, AdamW for the rest.
 
-    Each group's `share` says how much of the common rate it takes. Embeddings begin at a standard deviation of 1, far
-    above a matrix's weights, so it takes larger steps to move them.
+    Each group's `share` multiplies the common learning rate. Embeddings start with a standard deviation of 1, far above
+    that of the matrices, so they need larger steps.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]

@@ -1,4 +1,4 @@
-"""Draws a training's log: losses, and exact match on held-out exercises, over the tokens read.
+"""Plots a training log: losses, and exact match on held-out exercises, over the tokens processed.
 
 python -m training.plot_log build/training/log.jsonl models/rag-tiny/training.png
 """
@@ -19,7 +19,7 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 def plot(log: Path, image: Path, window: int = 10) -> None:
     """Read the JSON lines of `log` and write `image`; losses are means over `window` lines."""
-    # Only drawing needs it, and it is required by requirements-train.txt alone.
+    # Imported here, because only plotting needs it (requirements-train.txt).
     import matplotlib  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     matplotlib.use("Agg")
@@ -44,7 +44,7 @@ def plot(log: Path, image: Path, window: int = 10) -> None:
         )
     right.set(xlabel="million tokens", ylabel="exact match", ylim=(0, 1), title="Held-out exercises")
     left.legend()
-    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, which cross the whole field
+    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # outside, because the curves fill the plot
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.tight_layout()

@@ -1,14 +1,15 @@
-"""Trains the map behind the embedder: x → W → f(W·x) → loss → gradient → W ← W − η∇W.
+"""Trains a linear adapter for the embedder: x → f(W·x) → loss → gradient → W ← W − η∇W.
 
-    python -m training.train_adapter pairs.jsonl --output build/adapter          {"question": …, "passage": …} a line
+    python -m training.train_adapter pairs.jsonl --output build/adapter          {"question": …, "passage": …} per line
     python -m training.train_adapter train.json --output build/adapter --folds 5  a file in SQuAD's format
 
-A line may have a "group" (its questions stay together when data are set apart; by default the passage) and, in logged
-feedback, "helpful"; lines with "helpful": false are left out. The embedder is frozen: everything is embedded once and
-kept in OUTPUT.embeddings. W begins as the identity and is drawn back to it, so it never starts worse. Cross-entropy
-takes every other passage of the training part as a negative. Training stops when the loss on groups apart no longer
-falls, and keeps the best W. `--folds` tests on further groups apart: each fold is ranked by a W that saw neither its
-questions nor its passages. Writes adapter.safetensors, adapter.json and loss.png; the last line of its output is JSON.
+A line may have a "group" (questions of a group are never split between training and validation; default: the passage)
+and, in logged feedback, "helpful"; lines with "helpful": false are skipped. The embedder is frozen: every text is
+embedded once and cached in OUTPUT.embeddings. W starts as the identity and is regularised towards it, so it is never
+worse at the start. Cross-entropy uses every other passage of the training split as a negative. Training stops early
+when the validation loss no longer falls, and keeps the best W. `--folds` cross-validates: each fold is ranked by a W
+that was trained on neither its questions nor its passages. Writes adapter.safetensors, adapter.json and loss.png; the
+last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _PATIENCE_EPOCHS = 10
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How W is trained. `pull`: the weight of |W − I|², which draws it back to the identity."""
+    """Hyperparameters. `pull`: the weight of |W − I|², which regularises W towards the identity."""
 
     loss: str = "cross-entropy"
     learning_rate: float = 3e-4
@@ -53,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Questions with the row of their passage among the distinct `passages`, and the number of their group."""
+    """Questions, the row of each one's passage in the distinct `passages`, and the number of its group."""
 
     questions: list[str]
     passages: list[str]
@@ -62,7 +63,7 @@ class Pairs:
 
 
 def read_pairs(path: Path, language: Language) -> Pairs:
-    """The pairs whose question is in `language`. Raises InvalidRequest for a file with too few to set some apart."""
+    """The pairs whose question is in `language`. Raises InvalidRequest for a file with too few groups to split."""
     try:
         if path.suffix == ".json":
             rows = _squad(path)
@@ -73,7 +74,7 @@ def read_pairs(path: Path, language: Language) -> Pairs:
         names = {name: i for i, name in enumerate(dict.fromkeys(row.get("group", row["passage"]) for row in rows))}
         groups = np.array([names[row.get("group", row["passage"])] for row in rows], dtype=np.int64)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"{path} holds no pairs of question and passage: {error!r}", value=str(path)) from error
+        raise InvalidRequest(f"{path} has no pairs of question and passage: {error!r}", value=str(path)) from error
     if len(names) < 5:
         raise InvalidRequest(
             f"{path} has {len(names)} groups of {language} questions; training needs 5", value=str(path)
@@ -85,16 +86,17 @@ def read_pairs(path: Path, language: Language) -> Pairs:
 def _squad(path: Path) -> list[dict[str, Any]]:
     documents, questions = read_squad(path)
     texts = {document.id: document.text for document in documents}
-    return [{"question": asked.text, "passage": texts[asked.document], "group": asked.article} for asked in questions]
+    return [{"question": row.text, "passage": texts[row.document], "group": row.article} for row in questions]
 
 
 def train(
     queries: Vectors, passages: Vectors, answers: NDArray[np.int64], *, learn: NDArray[np.bool_],
     stop: NDArray[np.bool_], recipe: Recipe,
 ) -> tuple[NDArray[np.float32], list[tuple[float, float]]]:  # fmt: skip
-    """W (dimension, dimension) and the losses of each epoch on the questions to learn from and on those to stop by.
+    """W (dimension, dimension), and the training and validation loss of each epoch.
 
-    `queries` (questions, dimension), `passages` (passages, dimension); `learn` and `stop` (questions,) share none.
+    `queries` (questions, dimension), `passages` (passages, dimension); `learn` and `stop`, both (questions,), are the
+    disjoint training and validation splits.
     """
     torch.manual_seed(recipe.seed)
     x, p, answer = torch.from_numpy(queries), torch.from_numpy(passages), torch.from_numpy(answers)
@@ -131,13 +133,13 @@ def train(
 
 
 def ranks(queries: Vectors, passages: Vectors, answers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(questions,): where cosines put the right passage among all."""
+    """(questions,): the rank of the right passage among all, by cosine."""
     order = np.argsort(-(queries @ passages.T), axis=1, kind="stable")
     return np.asarray((order == answers[:, None]).argmax(axis=1) + 1)
 
 
 def cross_validate(queries: Vectors, passages: Vectors, pairs: Pairs, folds: int, recipe: Recipe) -> dict[str, float]:
-    """Recall@1 and MRR without and with W, over questions that their W has never seen."""
+    """Recall@1, recall@5 and MRR without and with W, each question ranked by a W not trained on its fold."""
     fold = _folds(pairs, folds, recipe.seed)
     adapted = np.empty(len(queries), dtype=np.int64)
     for held_out in range(folds):
@@ -156,17 +158,17 @@ def _folds(pairs: Pairs, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def plot(curve: Sequence[tuple[float, float]], image: Path) -> None:
-    """Write the losses over the epochs to `image`."""
-    # Only drawing needs it, and it is required by requirements-train.txt alone.
+    """Write the loss curves to `image`."""
+    # Imported here, because only plotting needs it (requirements-train.txt).
     import matplotlib  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    for place, label in enumerate(("learnt from", "apart")):
+    for place, label in enumerate(("training", "validation")):
         axes.plot([losses[place] for losses in curve], label=label)
-    axes.axvline(int(np.argmin([losses[1] for losses in curve])), linestyle=":", color="grey", label="kept")
+    axes.axvline(int(np.argmin([losses[1] for losses in curve])), linestyle=":", color="grey", label="best")
     axes.set(xlabel="epoch", ylabel="loss", title="Adapter")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -179,14 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help=".jsonl of pairs, or .json in SQuAD's format")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the adapter")
-    parser.add_argument(
-        "--language", choices=("pt", "en"), default="pt", help="of the texts that it will be applied to"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="directory for the adapter")
+    parser.add_argument("--language", choices=("pt", "en"), default="pt", help="language of the texts to adapt")
     parser.add_argument("--loss", choices=("cross-entropy", "mse"), default="cross-entropy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=Recipe().epochs)
-    parser.add_argument("--folds", type=int, default=0, help="also test on groups apart, in so many folds (3 or more)")
+    parser.add_argument("--folds", type=int, default=0, help="also cross-validate, with this many folds (3 or more)")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
     options = parser.parse_args(arguments)
     recipe = Recipe(loss=options.loss, seed=options.seed, epochs=options.epochs)
@@ -204,16 +204,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = cross_validate(queries, passages, pairs, options.folds, recipe) if options.folds >= 3 else {}
     stop = _folds(pairs, 5, recipe.seed) == 0
     weights, curve = train(queries, passages, pairs.answers, learn=~stop, stop=stop, recipe=recipe)
-    told = {
+    about = {
         "questions": len(pairs.questions),
         "passages": len(pairs.passages),
         "loss": recipe.loss,
         "seed": recipe.seed,
     }
-    save_adapter(options.output, weights, embedder, [options.language], **told, **figures)
+    save_adapter(options.output, weights, embedder, [options.language], **about, **figures)
     plot(curve, options.output / "loss.png")
     embedder.close()
-    print(json.dumps({**told, "epochs": len(curve) - 1, "loss_apart": min(apart for _, apart in curve), **figures}))
+    best = min(validation for _, validation in curve)
+    print(json.dumps({**about, "epochs": len(curve) - 1, "loss_apart": best, **figures}))
     return 0
 
 

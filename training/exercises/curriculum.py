@@ -1,7 +1,7 @@
-"""What is trained when: copying and single facts first, then more facts, then whole documents in the shape of serving.
+"""The training curriculum: copying and single facts first, then more facts, then whole documents as in serving.
 
-A stage lasts until it is learnt, and no longer than its share of the training. Every exercise is drawn from the
-generator that is given, so what is drawn depends on seed and stage alone.
+A stage lasts until its target loss is reached, and at most for its share of the training. All randomness comes from the
+generator that is passed in, so the exercises depend only on seed and stage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rag.interfaces import Language
 from training.exercises import facts, lexicon, prose, spans
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.packing import Packed
-from training.exercises.prose import Document
+from training.exercises.prose import ProseDocument
 from training.exercises.text_questions import TextQuestions
 from training.exercises.texts import Texts
 from training.exercises.tokenizer import SPECIAL_TOKENS
@@ -24,11 +24,11 @@ from training.exercises.tokenizer import SPECIAL_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How exercises are drawn, and when the next stage begins: at this answer loss, or at this progress (0 to 1).
+    """How exercises are drawn; the next stage begins at the answer loss `loss`, or at the progress `latest` (0 to 1).
 
-    The shares of bare copying, of spans of prose, of questions over the corpus and of those over other texts; generated
-    facts have the rest. `whole` is the share of documents shown whole to the questions over them; others are cut to a
-    few sentences, which takes half as long to read.
+    The shares are those of plain copying, spans of prose, questions over the corpus, and questions over other texts;
+    the remainder are generated facts. `whole`: the share of questions whose documents are shown completely; the others
+    show a few sentences, which takes half the compute.
     """
 
     passages: int
@@ -51,26 +51,26 @@ STAGES: tuple[Stage, ...] = (
     Stage(4, 3, 0.01, 0.06, 0.16, 0.18, 0.5, 0.18, 4096, 0.30, 0.70),
     Stage(4, 3, 0.00, 0.03, 0.28, 0.18, 0.7, 0.22, 4096, 0.00, 2.00),
 )
-# Every question reads its passages anew, and what more passages ask for is learnt from few of them.
+# The passages are processed again for each question, and few exercises with many passages are enough to learn from.
 _PASSAGES_WEIGHTS = (5, 3, 2, 1)
 _QUESTIONS = 4
-# From this stage on, some questions are asked after another one.
+# From this stage on, some questions follow an earlier turn.
 _CONVERSING = 3
 
 
 class Curriculum:
-    """Draws what to train on at a given progress.
+    """Draws the exercises of each stage.
 
-    `corpus` is the documents served and the questions over them; `reading` the same of any other texts. Both may be
+    `corpus`: the documents that are served, with questions; `reading`: any other texts with questions. Both may be
     empty.
     """
 
     def __init__(self, corpus: Texts, tokenizer: PreTrainedTokenizerFast, reading: Texts = ((), {})) -> None:
-        (documents, asked), (read, asked_of_read) = corpus, reading
-        self.documents = [*documents, *read]
+        (documents, questions), (texts, text_questions) = corpus, reading
+        self.documents = [*documents, *texts]
         self._tokenizer = tokenizer
-        self._corpus = TextQuestions(documents, asked, prose.nearest(documents, 6)) if asked else None
-        self._reading = TextQuestions(read, asked_of_read, prose.nearest(read, 6)) if asked_of_read else None
+        self._corpus = TextQuestions(documents, questions, prose.nearest(documents, 6)) if questions else None
+        self._reading = TextQuestions(texts, text_questions, prose.nearest(texts, 6)) if text_questions else None
         self._sentences: dict[Language, tuple[str, ...]] = {
             language: tuple(
                 s for document in self.documents if document.language == language for s in document.sentences
@@ -79,7 +79,7 @@ class Curriculum:
         }
 
     def draw(self, rng: Random, stage: int) -> Exercise | Packed:
-        """The next exercise of a stage, with a few questions, or a bare sequence to copy."""
+        """The next exercise of a stage, with a few questions, or a sequence to copy."""
         drawn = self._draw(rng, stage)
         if not isinstance(drawn, Exercise):
             return drawn
@@ -91,7 +91,7 @@ class Curriculum:
     def _draw(self, rng: Random, stage: int) -> Exercise | Packed:
         plan = STAGES[stage]
         passages, per_passage = plan.passages, plan.facts
-        # Easier ones come back now and then, so that nothing is unlearnt and short prompts stay known.
+        # Some easier ones in every stage, so that earlier skills and short prompts are not forgotten.
         if rng.random() < 0.2:
             passages, per_passage = rng.randint(1, passages), rng.randint(1, per_passage)
         choice = rng.random()
@@ -121,10 +121,10 @@ class Curriculum:
         )
 
     def prose_exercise(self, rng: Random, *, passages: int, sentences: int, late: bool) -> Exercise:
-        """Questions for spans of prose: corpus documents (whole ones when `late`) or invented ones."""
+        """Questions for spans of prose: of corpus documents, whole ones if `late`, or of invented ones."""
         language = rng.choice(facts.LANGUAGES)
         pool = [document for document in self.documents if document.language == language]
-        chosen: list[Document] = []
+        chosen: list[ProseDocument] = []
         for _ in range(passages):
             if pool and rng.random() < (0.8 if late else 0.5):
                 document = rng.choice(pool)
@@ -140,9 +140,9 @@ class Curriculum:
             question = spans.ask(rng, rng.choice(chosen))
             if question and question.text not in {other.text for other in asked}:
                 asked.append(question)
-        stranger = rng.choice(pool) if pool else None
-        if late and stranger and stranger.title not in {document.title for document in chosen} and rng.random() < 0.7:
-            question = spans.ask(rng, stranger)
+        unseen = rng.choice(pool) if pool else None  # a document that is not shown, for an unanswerable question
+        if late and unseen and unseen.title not in {document.title for document in chosen} and rng.random() < 0.7:
+            question = spans.ask(rng, unseen)
             together = " ".join(document.text for document in chosen)
             if question and question.answer and question.answer not in together:
                 asked.append(Question(question.text, None, language))
@@ -151,9 +151,9 @@ class Curriculum:
 
 
 def copying(rng: Random, tokenizer: PreTrainedTokenizerFast) -> Packed:
-    """Random tokens or invented names, three times over: from the second time on they can only be copied."""
+    """Random tokens or invented names, repeated three times: from the second time on, each token is predictable."""
     if rng.random() < 0.5:
-        # Frequent tokens come first in the vocabulary; drawn evenly over its logarithm they stay the frequent ones.
+        # Frequent tokens come first in the vocabulary; log-uniform draws keep them frequent.
         row = [
             min(len(tokenizer) - 1, int(len(SPECIAL_TOKENS) + len(tokenizer) ** rng.random()))
             for _ in range(rng.randint(8, 32))
@@ -165,8 +165,8 @@ def copying(rng: Random, tokenizer: PreTrainedTokenizerFast) -> Packed:
     return Packed(row * 3, answer_from=len(row) + 1)
 
 
-def tokenizer_texts(rng: Random, documents: Sequence[Document], exercises: int) -> list[str]:
-    """Text to learn a vocabulary from: the documents, twice over, and generated exercises in serving's format."""
+def tokenizer_texts(rng: Random, documents: Sequence[ProseDocument], exercises: int) -> list[str]:
+    """Text for training the tokenizer: the documents, twice, and generated exercises in the format of serving."""
     texts = [f"{document.title}\n{document.text}" for document in documents] * 2
     for _ in range(exercises):
         exercise = facts.exercise(rng, passages=2, facts=3, questions=3)

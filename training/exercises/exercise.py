@@ -1,4 +1,4 @@
-"""What the model is trained on: passages, and several questions over the same passages."""
+"""The unit of training data: passages, and several questions over them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rag.interfaces import Language, Message, Passage
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and the span of a passage that answers it; `answer` None: the passages do not tell."""
+    """A question and the span of a passage that answers it; `answer` None: unanswerable from the passages."""
 
     text: str
     answer: str | None
@@ -18,15 +18,15 @@ class Question:
 
     @property
     def reply(self) -> str:
-        """What the model should say."""
+        """The reply to train on."""
         return NOT_IN_PASSAGES[self.language] if self.answer is None else self.answer
 
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """Passages and the questions asked over them. Every question is answered on its own, as in serving.
+    """Passages and the questions over them. Every question is a separate prompt, as in serving.
 
-    `earlier` are turns of the conversation that came before, without the passages that they had.
+    `earlier`: preceding turns of the conversation, without their passages.
     """
 
     passages: tuple[Passage, ...]
@@ -34,7 +34,7 @@ class Exercise:
     earlier: tuple[Question, ...] = ()
 
     def messages(self, question: Question) -> list[Message]:
-        """The conversation that serving would write for this question."""
+        """The messages that serving would send for this question."""
         history = [
             message
             for turn in self.earlier
@@ -44,5 +44,5 @@ class Exercise:
 
 
 def passage(title: str, text: str) -> Passage:
-    """A passage as the retriever hands it on, less what the prompt does not show."""
+    """A passage with only the fields that the prompt shows."""
     return Passage(id=title, title=title, text=text, score=1.0)

@@ -1,4 +1,4 @@
-"""Exercises over generated facts: documents about invented subjects, and questions (relations.py)."""
+"""Exercises over generated facts: documents about invented subjects, with questions about them (see relations.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rag.interfaces import Language, Passage
 from training.exercises import lexicon
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.lexicon import Name
-from training.exercises.relations import RELATIONS, SUBJECTS, Relation, capitalise, fill
+from training.exercises.relation_rows import SUBJECTS
+from training.exercises.relations import RELATIONS, Relation, capitalise, fill
 
 LANGUAGES: tuple[Language, Language] = ("pt", "en")
 _OPENERS: dict[Language, tuple[str, ...]] = {
@@ -47,7 +48,7 @@ _BY_SUBJECT: dict[str, tuple[Relation, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One statement in one document."""
+    """A statement of a document: relation, subject and value."""
 
     relation: Relation
     subject: Name
@@ -58,7 +59,7 @@ def _sentence(rng: Random, language: Language, fact: Fact, *, continued: bool) -
     phrasing = rng.choice(fact.relation.phrasings[language].statements)
     subject = fact.subject
     if continued and rng.random() < 0.5:
-        # After the document has named its subject a pronoun may stand for it.
+        # In later sentences a pronoun may replace the subject.
         if phrasing.startswith(("{o_s} ", "{s} ")):
             phrasing = _PRONOUNS[language][subject.gender] + " " + phrasing.split(" ", 1)[1]
         elif phrasing.startswith("the {s} "):
@@ -102,6 +103,31 @@ def _question(rng: Random, language: Language, fact: Fact, *, answerable: bool, 
     return Question(text, answer if answerable else None, language)
 
 
+def _document(
+    rng: Random, language: Language, kind: str, shared: Sequence[Relation], facts: int, filler: Sequence[str]
+) -> tuple[Passage, list[Fact], list[Fact]]:
+    """A passage on one or more subjects of `kind`, its facts, and a fact about its subject that it does not state."""
+    unstated: list[Fact] = []
+    if rng.random() < 0.75:
+        subject = SUBJECTS[kind](rng, language)
+        relations = rng.sample(shared, rng.randint(max(1, len(shared) - 1), len(shared)))
+        stated = [Fact(relation, subject, relation.value(rng, language)) for relation in relations]
+        others = [relation for relation in _BY_SUBJECT[kind] if relation not in relations]
+        unstated = [Fact(rng.choice(others), subject, Name(""))] if others else []
+        title = subject.text if rng.random() < 0.7 else lexicon.thing(rng, language).text.capitalize()
+    else:
+        relation = rng.choice(shared)
+        stated = [Fact(relation, SUBJECTS[kind](rng, language), relation.value(rng, language)) for _ in range(facts)]
+        title = rng.choice((lexicon.thing(rng, language).text.capitalize(), lexicon.proper(rng, language).text))
+    one_subject = len({fact.subject for fact in stated}) == 1
+    sentences = [
+        _sentence(rng, language, fact, continued=one_subject and number > 0) for number, fact in enumerate(stated)
+    ]
+    for extra in rng.sample(filler, min(len(filler), rng.choice((0, 0, 1, 2)))):
+        sentences.insert(rng.randint(1, len(sentences)), extra.rstrip("."))
+    return passage(title, _join(rng, language, sentences)), stated, unstated
+
+
 def exercise(
     rng: Random,
     *,
@@ -112,11 +138,11 @@ def exercise(
     unanswerable: float = 0.12,
     cross_language: float = 0.05,
 ) -> Exercise:
-    """`passages` documents of up to `facts` facts each, mostly on subjects of one kind, so that each distracts.
+    """`passages` documents of up to `facts` facts each, mostly on subjects of one kind, so that they are distractors.
 
-    `filler` are sentences to strew among the facts. The share `unanswerable` of the questions asks for a fact that no
-    passage states, of a subject that one may describe. `cross_language` is the share of exercises that are
-    asked in the other language.
+    `filler`: sentences to insert between the facts. `unanswerable`: the share of questions for a fact that no passage
+    states, some of them about a subject that a passage describes. `cross_language`: the share of exercises whose
+    questions are in the other language.
     """
     language = rng.choice(LANGUAGES)
     kind = rng.choice(tuple(SUBJECTS))
@@ -128,37 +154,21 @@ def exercise(
         if rng.random() < 0.25:
             kind = rng.choice(tuple(SUBJECTS))
             shared = rng.sample(_BY_SUBJECT[kind], min(len(_BY_SUBJECT[kind]), facts))
-        if rng.random() < 0.75:
-            subject = SUBJECTS[kind](rng, language)
-            relations = rng.sample(shared, rng.randint(max(1, len(shared) - 1), len(shared)))
-            told = [Fact(relation, subject, relation.value(rng, language)) for relation in relations]
-            untold = [relation for relation in _BY_SUBJECT[kind] if relation not in relations]
-            missing += [Fact(rng.choice(untold), subject, Name(""))] if untold else []
-            title = subject.text if rng.random() < 0.7 else lexicon.thing(rng, language).text.capitalize()
-        else:
-            relation = rng.choice(shared)
-            told = [Fact(relation, SUBJECTS[kind](rng, language), relation.value(rng, language)) for _ in range(facts)]
-            title = rng.choice((lexicon.thing(rng, language).text.capitalize(), lexicon.proper(rng, language).text))
-        one_subject = len({fact.subject for fact in told}) == 1
-        sentences = [
-            _sentence(rng, language, fact, continued=one_subject and number > 0) for number, fact in enumerate(told)
-        ]
-        for extra in rng.sample(filler, min(len(filler), rng.choice((0, 0, 1, 2)))):
-            sentences.insert(rng.randint(1, len(sentences)), extra.rstrip("."))
-        stated += told
-        documents.append(passage(title, _join(rng, language, sentences)))
+        document, here, unstated = _document(rng, language, kind, shared, facts, filler)
+        documents.append(document)
+        stated += here
+        missing += unstated
     rng.shuffle(documents)
-    # What nobody was said to be: a stated relation of a stranger, or an unstated relation of someone described.
+    # Unanswerable: a stated relation of a new subject, or an unstated relation of a described subject.
     relation = rng.choice(stated).relation
     missing.append(Fact(relation, SUBJECTS[relation.subject](rng, language), relation.value(rng, language)))
 
-    # A fact may be asked several times, each time in other words.
+    # A fact may be asked several times, in different words.
     asked: dict[str, Question] = {}
     asking = language if rng.random() >= cross_language else LANGUAGES[language == "pt"]
     for fact in rng.sample(stated * 3, min(3 * len(stated), questions)):
         if rng.random() < unanswerable:
-            gap = rng.choice(missing)
-            question = _question(rng, asking, gap, answerable=False, backward=False)
+            question = _question(rng, asking, rng.choice(missing), answerable=False, backward=False)
         else:
             unique = [other.value.text for other in stated].count(fact.value.text) == 1
             question = _question(rng, asking, fact, answerable=True, backward=unique and rng.random() < 0.25)

@@ -1,7 +1,7 @@
-"""Invented names, quantities and short phrases, in Portuguese and English.
+"""Random names, quantities and short phrases, in Portuguese and English.
 
-Every draw comes from the `random.Random` that it is given, so a seed fixes all that follows from it. Knows nothing
-about questions: `training.exercises.relations` says which kind of word a fact needs.
+All randomness comes from the `random.Random` that is passed in, so results are reproducible by seed.
+`training.exercises.relation_rows` says which kind of phrase each relation needs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Literal
 from rag.interfaces import Language
 
 Gender = Literal["m", "f", "n"]
-"""Grammatical gender in Portuguese: "n" is a name that takes no article."""
+"""Grammatical gender in Portuguese; "n": a name without an article."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a table that is easier to read without commas."""
+    """The words of `text`, for tables that are easier to read without commas."""
     return tuple(text.split())
 
 
@@ -60,7 +60,7 @@ _MONTHS: dict[Language, tuple[str, ...]] = {
     "pt": words("janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro"),
     "en": words("January February March April May June July August September October November December"),
 }
-# Things and what they do, from which definitions, purposes and parts are composed: (Portuguese, gender, English).
+# Things, from which definitions, purposes and parts are composed: (Portuguese, gender, English).
 _THINGS: tuple[tuple[str, Gender, str], ...] = (
     ("servidor", "m", "server"), ("método", "m", "method"), ("biblioteca", "f", "library"), ("rede", "f", "network"),
     ("protocolo", "m", "protocol"), ("modelo", "m", "model"), ("índice", "m", "index"), ("formato", "m", "format"),
@@ -136,14 +136,14 @@ _COLOURS: dict[Language, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A word or phrase as it stands in a sentence, and the gender that its Portuguese article takes."""
+    """A word or phrase, and the gender of its Portuguese article."""
 
     text: str
     gender: Gender = "n"
 
 
 def invented_word(rng: Random, language: Language, *, syllables: int | None = None) -> str:
-    """A lower-case word that no dictionary has; Portuguese ones often carry an accent."""
+    """A lower-case pseudo-word; some Portuguese ones have an accent."""
     parts = []
     for _ in range(syllables or rng.choice((1, 1, 1, 2, 2))):
         vowel = rng.choice(_PT_ACCENTED) if language == "pt" and rng.random() < 0.08 else rng.choice(_VOWELS)
@@ -160,7 +160,7 @@ def _capitalised(rng: Random, language: Language) -> str:
 
 
 def person(rng: Random, language: Language) -> Name:
-    """First name and surname, sometimes with a middle one."""
+    """First name and surname, sometimes two surnames."""
     surnames = [_capitalised(rng, language) for _ in range(rng.choice((1, 1, 1, 2)))]
     link = rng.choice((" de ", " da ", " ")) if language == "pt" and len(surnames) == 2 else " "
     first = rng.choice(_FIRST_NAMES[language]) if rng.random() < 0.7 else _capitalised(rng, language)
@@ -175,7 +175,7 @@ def place(rng: Random, language: Language) -> Name:
 
 
 def city(rng: Random, language: Language) -> Name:
-    """A town, now and then a real one, in which case what is said of it is made up all the same."""
+    """A town, sometimes a real one; the facts about it are invented in any case."""
     if rng.random() < 0.25:
         return Name(rng.choice(_CITIES[language]))
     prefix = rng.choice(("São ", "Porto ", "Nova ") if language == "pt" else ("Saint ", "Port ", "New "))
@@ -194,12 +194,12 @@ def proper(rng: Random, language: Language) -> Name:
 
 
 def acronym(rng: Random) -> Name:
-    """Three to five capitals."""
+    """Two to five capital letters."""
     return Name("".join(rng.choice("ABCDEFGHIJKLMNOPRSTUVWXZ") for _ in range(rng.choice((2, 3, 3, 4, 5)))), "m")
 
 
 def setting(rng: Random) -> Name:
-    """What a program calls one of its settings: `maxOruTokens`, `oru_limit`, `ORU_LIMIT`."""
+    """The name of a program's setting: `oruLimit`, `oru_limit`, `ORU_LIMIT`."""
     words = [invented_word(rng, "en", syllables=1)[:6] for _ in range(2)]
     form = rng.random()
     if form < 0.5:
@@ -208,14 +208,14 @@ def setting(rng: Random) -> Name:
 
 
 def common(rng: Random, language: Language) -> Name:
-    """A common noun: a known one with an adjective, or an invented one."""
+    """A common noun: a real one with a qualifier, or an invented one."""
     if rng.random() < 0.5:
         return Name(invented_word(rng, language), rng.choice(("m", "f")) if language == "pt" else "n")
     return thing(rng, language)
 
 
 def thing(rng: Random, language: Language) -> Name:
-    """A noun that exists, with an adjective or an invented qualifier."""
+    """A real noun with an adjective or an invented qualifier."""
     portuguese, gender, english = rng.choice(_THINGS)
     masculine, feminine, adjective = rng.choice(_ADJECTIVES)
     if language == "pt":
@@ -235,7 +235,7 @@ def action(rng: Random, language: Language, *, infinitive: bool = False) -> Name
 
 
 def definition(rng: Random, language: Language) -> Name:
-    """What a thing is: "uma biblioteca aberta que ordena vetores"."""
+    """A definition of a thing: "uma biblioteca aberta que ordena vetores"."""
     portuguese, gender, english = rng.choice(_THINGS)
     masculine, feminine, adjective = rng.choice(_ADJECTIVES)
     does = action(rng, language).text
@@ -260,7 +260,7 @@ def date(rng: Random, language: Language) -> Name:
 
 
 def number(rng: Random, language: Language) -> str:
-    """A number in one of the ways that prose writes it."""
+    """A number in one of the notations of prose."""
     form = rng.random()
     if form < 0.6:
         return str(rng.choice((rng.randint(1, 99), rng.randint(1, 999), 2 ** rng.randint(3, 14))))
@@ -271,7 +271,7 @@ def number(rng: Random, language: Language) -> str:
 
 
 def quantity(unit: str) -> Callable[[Random, Language], Name]:
-    """A drawer of numbers with a unit of that kind."""
+    """A function that draws numbers with a unit of that kind."""
 
     def draw(rng: Random, language: Language) -> Name:
         return Name(f"{number(rng, language)} {rng.choice(_UNITS[language][unit])}")
@@ -280,7 +280,7 @@ def quantity(unit: str) -> Callable[[Random, Language], Name]:
 
 
 def integer(rng: Random, _language: Language) -> Name:
-    """A bare number, as ports, codes and limits are."""
+    """A number without a unit, like a port, a status code or a limit."""
     return Name(str(rng.choice((rng.randint(0, 20), rng.randint(100, 599), rng.randint(1000, 65000)))))
 
 
@@ -290,7 +290,7 @@ def colour(rng: Random, language: Language) -> Name:
 
 
 def parts(rng: Random, language: Language) -> Name:
-    """Two to four things in a list."""
+    """A list of two to four things."""
     names = [
         invented_word(rng, language) if rng.random() < 0.5 else thing(rng, language).text
         for _ in range(rng.randint(2, 4))
@@ -299,7 +299,7 @@ def parts(rng: Random, language: Language) -> Name:
 
 
 def expansion(rng: Random, language: Language) -> Name:
-    """What an acronym stands for."""
+    """The long form of an acronym."""
     words = [_capitalised(rng, language) for _ in range(rng.randint(2, 4))]
     if rng.random() < 0.4:
         words = [word.lower() for word in words]

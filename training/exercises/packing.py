@@ -1,4 +1,4 @@
-"""Exercises to tensors: each question with its passages is one sequence, exactly as serving would write it."""
+"""Converts exercises to tensors: each question with its passages is one sequence, formatted exactly as in serving."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ IGNORED = -100
 class Packed:
     """One sequence of token ids; those from `answer_from` on are the answer.
 
-    `asked` are the tokens of the question where it stands before the passages. `pointers` holds, for each token of an
-    answer that stands in the passages, the token before it and where it stands there.
+    `asked`: the positions of the question before the passages. `pointers`: for each token of an answer that occurs in
+    the passages, the position that predicts it, and its positions in the passages.
     """
 
     ids: list[int]
@@ -35,9 +35,10 @@ class Packed:
 class Batch:
     """B sequences padded on the right to T tokens; all but the pointers are (B, T).
 
-    `targets` holds the token that follows, or IGNORED; `answer` says whether that one is of an answer, `first` whether
-    it is an answer's first; `asked` marks the question where it stands before the passages. N tokens of answers stand
-    in the passages: each follows on `pointer_rows`, `pointer_columns` (N); `pointer_marks` (N, T) says where it stands.
+    `targets`: the next token, or IGNORED; `answer`: whether that token belongs to an answer; `first`: whether it is an
+    answer's first; `asked`: marks the question before the passages. For the N answer tokens that occur in the passages,
+    `pointer_rows` and `pointer_columns` (N) are the positions that predict them, and `pointer_marks` (N, T) marks their
+    positions in the passages.
     """
 
     ids: torch.Tensor
@@ -56,7 +57,7 @@ def pack(exercise: Exercise, tokenizer: PreTrainedTokenizerFast) -> list[Packed]
     for question in exercise.questions:
         messages = [{"role": message.role, "content": message.content} for message in exercise.messages(question)]
         prompt = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        # The template begins the last turn with the question, up to the first empty line, its heading up to the colon.
+        # The last turn starts with the question, which ends at the first empty line; its label ends at the colon.
         head = prompt[: prompt.index("\n\n", prompt.rindex(USER))]
         texts += [
             head[: head.index(":", head.rindex(USER)) + 1],
@@ -68,19 +69,19 @@ def pack(exercise: Exercise, tokenizer: PreTrainedTokenizerFast) -> list[Packed]
     packed = []
     for heading, head, prompt, ids in zip(*(encoded[part::4] for part in range(4)), strict=True):
         start, span = len(prompt), ids[len(prompt) : -1]
-        stands = [place for place in _places(ids[:start], span) if place >= len(head)]
-        pointers = [(start - 1 + i, [place + i for place in stands]) for i in range(len(span)) if stands]
+        starts = [place for place in _places(ids[:start], span) if place >= len(head)]
+        pointers = [(start - 1 + i, [place + i for place in starts]) for i in range(len(span)) if starts]
         packed.append(Packed(ids, start, range(len(heading), len(head)), pointers))
     return packed
 
 
 def _places(ids: Sequence[int], span: Sequence[int]) -> list[int]:
-    """Where in `ids` the span begins."""
+    """The positions in `ids` where the span starts."""
     return [start for start in range(len(ids) - len(span) + 1) if ids[start : start + len(span)] == span]
 
 
 def collate(items: Sequence[Packed], padding_id: int) -> Batch:
-    """The items as one batch. What pads stands on the right, where causal attention never sees it."""
+    """The items as one batch, padded on the right, where causal attention never sees the padding."""
     length = max(map(len, items))
 
     def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:

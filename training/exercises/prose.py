@@ -1,4 +1,4 @@
-"""Prose to select spans from: the documents of a corpus folder, and documents of invented words without end."""
+"""Prose to select spans from: the documents of a corpus folder, and generated documents of invented words."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _COPULAS: dict[Language, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A title, a text with its paragraphs, and the text's sentences, each of which stands in it word for word."""
+class ProseDocument:
+    """A title, a text with its paragraphs, and the text's sentences, each a literal part of it."""
 
     title: str
     text: str
     sentences: tuple[str, ...]
     language: Language
 
-    def excerpt(self, start: int, sentences: int) -> Document:
-        """A document of some of the sentences, in one paragraph."""
+    def excerpt(self, start: int, sentences: int) -> ProseDocument:
+        """A document of `sentences` sentences from `start` on, in one paragraph."""
         kept = self.sentences[start : start + sentences]
-        return Document(self.title, " ".join(kept), kept, self.language)
+        return ProseDocument(self.title, " ".join(kept), kept, self.language)
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
-    """The text's sentences, cut at a full stop before a capital."""
+    """The text's sentences, split after end punctuation before a capital letter or a digit."""
     return tuple(sentence for sentence in _SENTENCE_END.split(text) if sentence)
 
 
-def read_corpus(folder: Path) -> list[Document]:
-    """The documents under `folder` as the index reads them; an empty list where there is no such folder."""
+def read_corpus(folder: Path) -> list[ProseDocument]:
+    """The documents below `folder`, read as for the index; an empty list without such a folder."""
     if not folder.is_dir():
         return []
     return [
-        Document(
+        ProseDocument(
             document.title,
             document.text,
             tuple(sentence for line in document.text.split("\n") for sentence in split_sentences(line)),
@@ -59,8 +59,8 @@ def read_corpus(folder: Path) -> list[Document]:
     ]
 
 
-def nearest(documents: Sequence[Document], count: int) -> dict[str, tuple[Document, ...]]:
-    """For each title the documents of its language that share most words with it: what a retriever would return."""
+def nearest(documents: Sequence[ProseDocument], count: int) -> dict[str, tuple[ProseDocument, ...]]:
+    """By title, the documents of the same language that share most words with it, like a retriever's results."""
     vocabularies = [
         frozenset(re.findall(r"\w{4,}", f"{document.title} {document.text}".lower())) for document in documents
     ]
@@ -75,8 +75,8 @@ def nearest(documents: Sequence[Document], count: int) -> dict[str, tuple[Docume
     return neighbours
 
 
-def invented_document(rng: Random, language: Language, *, sentences: int) -> Document:
-    """A document in invented words, joined by real function words, verbs, numbers and names as prose is."""
+def invented_document(rng: Random, language: Language, *, sentences: int) -> ProseDocument:
+    """A document of invented words between real function words, verbs, numbers and names."""
     vocabulary = [lexicon.invented_word(rng, language) for _ in range(rng.randint(12, 30))]
     names = [lexicon.proper(rng, language).text for _ in range(rng.randint(2, 5))]
     lines = [" ".join(_invented_words(rng, language, vocabulary, names)) for _ in range(sentences)]
@@ -85,7 +85,7 @@ def invented_document(rng: Random, language: Language, *, sentences: int) -> Doc
     text = sentences_written[0]
     for sentence in sentences_written[1:]:
         text += rng.choice((" ", " ", " ", " ", "\n\n", "\n")) + sentence
-    return Document(title, text, sentences_written, language)
+    return ProseDocument(title, text, sentences_written, language)
 
 
 def _invented_words(rng: Random, language: Language, vocabulary: list[str], names: list[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Exact match on held-out exercises, in one forward pass each.
 
-When every answer token is the most likely one given the right ones before it, greedy decoding writes exactly that
+If every answer token has the highest logit given the correct tokens before it, greedy decoding produces exactly that
 answer; so teacher forcing gives the exact-match score of greedy decoding without decoding.
 """
 
@@ -23,11 +23,11 @@ Scores: TypeAlias = dict[str, float]
 Exams: TypeAlias = dict[str, list[Exercise]]
 
 HELD_OUT = "held out"
-"""The seed of exercises that no training draws."""
+"""The seed of the held-out exercises; training uses other seeds."""
 
 
 def generated(rng: Random, count: int) -> Exams:
-    """Exercises over generated facts, and half as many whose questions no passage answers."""
+    """Exercises over generated facts, and half as many with unanswerable questions only."""
     return {
         "facts": [
             facts.exercise(rng, passages=1 + i % 4, facts=3, questions=5, unanswerable=0.0, cross_language=0.0)
@@ -41,7 +41,7 @@ def generated(rng: Random, count: int) -> Exams:
 
 
 def held_out(curriculum: Curriculum, count: int = 40) -> Exams:
-    """Exercises apart from training's: their generator has its own seed, so their names are new."""
+    """Held-out exercises: drawn with a separate seed, so their names do not occur in training."""
     rng = Random(HELD_OUT)
     exams = generated(rng, count)
     exams["prose"] = [
@@ -51,14 +51,14 @@ def held_out(curriculum: Curriculum, count: int = 40) -> Exams:
 
 
 def after_a_turn(exercises: Sequence[Exercise]) -> list[Exercise]:
-    """The exercises with their first question asked and answered before the others."""
+    """The exercises with their first question as an earlier turn of the others."""
     several = (exercise for exercise in exercises if len(exercise.questions) > 1)
     return [replace(exercise, earlier=exercise.questions[:1], questions=exercise.questions[1:]) for exercise in several]
 
 
 @torch.inference_mode()
 def score(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, exams: Exams) -> Scores:
-    """The share of questions of each exam that greedy decoding answers exactly."""
+    """The share of questions in each set that greedy decoding answers exactly."""
     return {name: _exact_match(model, tokenizer, exercises) for name, exercises in exams.items()}
 
 

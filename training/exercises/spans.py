@@ -1,7 +1,7 @@
-"""Self-supervised questions over prose: choose a span of a sentence, ask for it with the sentence's other words.
+"""Self-supervised questions over prose: select a span of a sentence, and ask for it with the sentence's other words.
 
-Teaches what templates cannot: to find, in any prose, the sentence that shares the question's words, and to answer with
-the piece that is missing from the question.
+Unlike templates, they train the model to find, in any prose, the sentence that shares the question's words, and to
+answer with the part that is missing from the question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from random import Random
 from rag.interfaces import Language
 from training.exercises.exercise import Question
 from training.exercises.lexicon import words as table
-from training.exercises.prose import Document
+from training.exercises.prose import ProseDocument
 
 _WORD = re.compile(r"\S+")
 _YEAR = re.compile(r"1[0-9]{3}|20[0-9]{2}")
@@ -61,8 +61,8 @@ _QUESTION_WORDS: dict[Language, dict[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Words `start` to `end` of a sentence, as they stand there less outer punctuation, and what they answer."""
+class SentenceSpan:
+    """Words `start` to `end` of a sentence, without outer punctuation, and the kind of question they answer."""
 
     start: int
     end: int
@@ -79,8 +79,8 @@ def _strip(text: str) -> str:
     return text.strip("()") if text.count("(") != text.count(")") else text
 
 
-def spans(words: Sequence[str]) -> list[Span]:
-    """The pieces of a sentence that a question could ask for: names, numbers, predicates, subjects, reasons."""
+def spans(words: Sequence[str]) -> list[SentenceSpan]:
+    """The spans of a sentence that a question could ask for: names, numbers, predicates, subjects, reasons."""
     found = [*_numbers(words), *_names(words), *_predicates(words), *_tails(words)]
     unique = {
         (span.start, span.end): span
@@ -90,8 +90,8 @@ def spans(words: Sequence[str]) -> list[Span]:
     return list(unique.values())
 
 
-def _span(words: Sequence[str], start: int, end: int, kind: str) -> Span:
-    return Span(start, end, _strip(" ".join(words[start:end])), kind)
+def _make_span(words: Sequence[str], start: int, end: int, kind: str) -> SentenceSpan:
+    return SentenceSpan(start, end, _strip(" ".join(words[start:end])), kind)
 
 
 def _clause_end(words: Sequence[str], start: int) -> int:
@@ -101,7 +101,7 @@ def _clause_end(words: Sequence[str], start: int) -> int:
     return len(words)
 
 
-def _numbers(words: Sequence[str]) -> list[Span]:
+def _numbers(words: Sequence[str]) -> list[SentenceSpan]:
     found = []
     for index, word in enumerate(words):
         if not _is_number(word):
@@ -110,15 +110,15 @@ def _numbers(words: Sequence[str]) -> list[Span]:
         end = index + 1
         if not year and word[-1] not in ",;:.)" and end < len(words) and words[end].lower() not in _STOPWORDS | _VERBS:
             end += 1
-        found.append(_span(words, index, end, "when" if year else "number"))
+        found.append(_make_span(words, index, end, "when" if year else "number"))
         # "21 de abril de 1960" and "23 June 1912" are one answer.
         date = re.match(r"\d{1,2} (?:de )?[A-Za-zç]+ (?:de )?\d{4}\b", " ".join(words[index : index + 5]))
         if date:
-            found[-1] = _span(words, index, index + len(date.group().split()), "when")
+            found[-1] = _make_span(words, index, index + len(date.group().split()), "when")
     return found
 
 
-def _names(words: Sequence[str]) -> list[Span]:
+def _names(words: Sequence[str]) -> list[SentenceSpan]:
     found = []
     index = 0
     while index < len(words):
@@ -149,13 +149,13 @@ def _names(words: Sequence[str]) -> list[Span]:
         )
         if index == 0 and end < len(words) and words[end].lower() in _VERBS:
             kind = "who"
-        found.append(_span(words, index, end, kind))
+        found.append(_make_span(words, index, end, kind))
         index = end
     return found
 
 
-def _predicates(words: Sequence[str]) -> list[Span]:
-    """Around the sentence's first verb: its subject, and what the verb says of it."""
+def _predicates(words: Sequence[str]) -> list[SentenceSpan]:
+    """Subject and predicate of the sentence's first verb."""
     for index, word in enumerate(words[:-1]):
         verb = word.lower().strip(",")
         if index and (verb in _COPULAS or verb in _VERBS):
@@ -163,54 +163,54 @@ def _predicates(words: Sequence[str]) -> list[Span]:
             copula = verb in _COPULAS
             first = index + 1
             found = [
-                _span(words, first, end, "is" if copula else "what"),
-                _span(words, first, len(words), "is" if copula else "what"),
+                _make_span(words, first, end, "is" if copula else "what"),
+                _make_span(words, first, len(words), "is" if copula else "what"),
             ]
             if words[first].lower() in _ARTICLES and first + 1 < end:
-                found.append(_span(words, first + 1, end, "is" if copula else "what"))
+                found.append(_make_span(words, first + 1, end, "is" if copula else "what"))
             if words[0].lower() not in {"ele", "ela", "it", "he", "she", "isso", "this", "they", "eles"}:
                 start = 1 if words[0].lower() in _ARTICLES and index > 1 else 0
-                found.append(_span(words, start, index, "what"))
+                found.append(_make_span(words, start, index, "what"))
             return found
     return []
 
 
-def _tails(words: Sequence[str]) -> list[Span]:
-    """What follows a preposition or a conjunction of reason, up to the end of its clause."""
+def _tails(words: Sequence[str]) -> list[SentenceSpan]:
+    """The text after a preposition or a causal conjunction, to the end of its clause."""
     found = []
     for index, word in enumerate(words[1:-1], start=1):
         low = word.lower()
         if low in {"porque", "because"}:
-            found.append(_span(words, index + 1, len(words), "why"))
+            found.append(_make_span(words, index + 1, len(words), "why"))
         elif low in {"para", "to", "for"}:
-            found.append(_span(words, index + 1, _clause_end(words, index + 1), "why"))
+            found.append(_make_span(words, index + 1, _clause_end(words, index + 1), "why"))
         elif low in {"de", "of", "com", "with", "por", "by", "entre", "between"}:
-            found.append(_span(words, index + 1, _clause_end(words, index + 1), "what"))
+            found.append(_make_span(words, index + 1, _clause_end(words, index + 1), "what"))
         elif low in {"em", "no", "na", "in", "on", "at"}:
-            found.append(_span(words, index + 1, _clause_end(words, index + 1), "where"))
+            found.append(_make_span(words, index + 1, _clause_end(words, index + 1), "where"))
     return [span for span in found if span.end - span.start <= 8]
 
 
 def _inflect(rng: Random, word: str) -> str:
-    """The word with another ending, as a question's grammar may give it."""
+    """The word, sometimes with another ending, as in a question's inflection."""
     if len(word) < 5 or not word.isalpha() or rng.random() > 0.12:
         return word
     return rng.choice((word[:-1], word + "s", word[:-2], word[:-1] + "r", word + "d"))
 
 
-def ask(rng: Random, document: Document) -> Question | None:
-    """A question over one sentence of the document, or None where the sentence drawn has nothing to ask for."""
+def ask(rng: Random, document: ProseDocument) -> Question | None:
+    """A question over one random sentence of the document, or None if that sentence has no suitable span."""
     sentence = rng.choice(document.sentences)
     words = _WORD.findall(sentence)
     choices = [span for span in spans(words) if 1 <= span.end - span.start <= 14]
     if not choices:
         return None
-    # Short spans are what people ask for; long ones are kept rarer.
+    # Real questions mostly ask for short spans, so long ones are rarer.
     span = rng.choices(choices, weights=[1.0 if span.end - span.start <= 5 else 0.4 for span in choices])[0]
-    # Half of the questions keep their clause as it stands, as a person's question would; half are noisier.
+    # Half of the questions keep the clause's words in order, like a real question; half are noisier.
     plain = rng.random() < 0.5
     keep = 1.0 if plain else rng.uniform(0.55, 1.0)
-    # Words near the span tell most about it; in a long sentence the far ones are dropped first.
+    # Words near the span are the most specific; in a long sentence the distant ones are dropped.
     reach = rng.choice((5, 8, 12)) if plain else rng.choice((4, 6, 10, 30))
     rest = []
     for index, word in enumerate(words):
@@ -218,7 +218,7 @@ def ask(rng: Random, document: Document) -> Question | None:
             continue
         clean = _strip(word)
         if plain and index == span.start - 1 and clean.lower() in _STOPWORDS:
-            continue  # the copula or preposition before the span goes into the question word
+            continue  # the question word replaces the copula or preposition before the span
         if clean and rng.random() < (keep if plain or clean.lower() not in _STOPWORDS else keep * 0.8):
             lowered = clean if index or clean.lower() not in _STOPWORDS else clean.lower()
             rest.append(lowered if plain else _inflect(rng, lowered))

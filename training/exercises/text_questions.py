@@ -1,4 +1,4 @@
-"""Exercises drawn over documents with questions of their own, in the shape of serving."""
+"""Draws exercises over documents that have written questions, in the form of serving."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from rag.interfaces import Language
 from training.exercises import lexicon
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.facts import LANGUAGES
-from training.exercises.prose import Document
+from training.exercises.prose import ProseDocument
 from training.exercises.texts import Asked
 
-# A newcomer's first questions go to these: they come up more often, and beside one another as the retriever has them.
+# The documents behind typical first questions: drawn more often, and together, as the retriever returns them.
 FIRST_ASKED = ("Brazil: capital, people and borders", "Brasília, capital do Brasil", "Capitais de estados brasileiros")
 
-# An answer that invented words can stand for: a name, or a number with no more than its unit.
+# Answers that can be replaced by invented ones: a name, or a number with its unit.
 _NAME = re.compile(r"[A-ZÀ-Ú][\w'-]+(?: (?:(?:de|da|do|dos|of|van) )?[A-ZÀ-Ú][\w'-]+)*")
 _DIGITS = re.compile(r"\d+")
 
 
 class TextQuestions:
-    """Draws exercises over documents: whole ones as a retriever has them, or the sentences that answer."""
+    """Draws exercises over documents: whole ones, as a retriever returns them, or excerpts around an answer."""
 
-    def __init__(self, documents: Sequence[Document], asked: Asked, beside: Mapping[str, Sequence[Document]]) -> None:
+    def __init__(
+        self, documents: Sequence[ProseDocument], asked: Asked, beside: Mapping[str, Sequence[ProseDocument]]
+    ) -> None:
         self._by_title = {document.title: document for document in documents}
         self._nearest = beside
         self._asked = asked
@@ -37,10 +39,10 @@ class TextQuestions:
         self._first = [title for title in FIRST_ASKED if title in asked]
 
     def exercise(self, rng: Random, *, passages: int, whole: bool) -> Exercise:
-        """A document, mostly first as a retriever would have it, near ones beside it, and questions over the former.
+        """A document, mostly ranked first, with similar documents, and questions over it.
 
-        Unless `whole`, documents are cut to a few sentences, the first around an answer, and questions to what those
-        answer, but for one now and then that what was cut away would have answered.
+        Unless `whole`, documents are excerpts of a few sentences, the first one's around an answer; questions are those
+        that the excerpts answer, and sometimes an unanswerable one about a sentence that was left out.
         """
         first = bool(self._first) and rng.random() < 0.12
         title = rng.choice(self._first if first else self._all)
@@ -68,37 +70,37 @@ class TextQuestions:
             cut = [q for q in self._asked[title] if q.language == language and q.answer and q.answer not in together]
             gaps = [replace(question, answer=None) for question in cut] or gaps
         questions += gaps and [rng.choice(gaps)]
-        # And what another document tells, which these don't.
+        # An unanswerable question: one about a document that is not shown.
         others = [other for other in self._titles[language] if other not in titles]
         if others and (rng.random() < (0.3 if gaps else 0.8) or not questions):
             asked = self._asked[rng.choice(others)]
-            told = [q for q in asked if q.language == language and q.answer and q.answer not in together]
-            questions += [replace(question, answer=None) for question in told and [rng.choice(told)]]
+            unseen = [q for q in asked if q.language == language and q.answer and q.answer not in together]
+            questions += [replace(question, answer=None) for question in unseen and [rng.choice(unseen)]]
         exercise = Exercise(
             tuple(passage(document.title, document.text) for document in shown),
             tuple(replace(question, text=reworded(rng, question.text)) for question in questions),
         )
         return renamed(rng, exercise) if rng.random() < 0.5 else exercise
 
-    def _cut(self, rng: Random, document: Document, language: Language) -> Document:
-        """Three sentences or fewer, so that they answer one of the document's questions."""
+    def _cut(self, rng: Random, document: ProseDocument, language: Language) -> ProseDocument:
+        """At most three sentences, which answer one of the document's questions."""
         answers = [q.answer for q in self._asked[document.title] if q.language == language and q.answer]
         answer = rng.choice(answers) if answers else ""
-        stands = [number for number, sentence in enumerate(document.sentences) if answer in sentence]
-        return document.excerpt(max(0, rng.choice(stands) - rng.randrange(3)), 3) if stands else _excerpt(rng, document)
+        found = [number for number, sentence in enumerate(document.sentences) if answer in sentence]
+        return document.excerpt(max(0, rng.choice(found) - rng.randrange(3)), 3) if found else _excerpt(rng, document)
 
-    def _beside(self, rng: Random, title: str, count: int) -> list[Document]:
+    def _beside(self, rng: Random, title: str, count: int) -> list[ProseDocument]:
         return rng.sample(self._nearest[title], min(count, len(self._nearest[title])))
 
 
-def _excerpt(rng: Random, document: Document) -> Document:
+def _excerpt(rng: Random, document: ProseDocument) -> ProseDocument:
     return document.excerpt(rng.randrange(len(document.sentences)), 3)
 
 
 def renamed(rng: Random, exercise: Exercise) -> Exercise:
-    """The exercise with most of its answers' names and numbers exchanged for invented ones, wherever they stand.
+    """The exercise with most of its answers' names and numbers replaced by invented ones, in every occurrence.
 
-    What the documents say cannot be learnt by heart so: the answer has to be read.
+    So the model cannot memorise the documents, and has to read the answer.
     """
     others: dict[str, str] = {}
     for question in exercise.questions:
@@ -129,7 +131,7 @@ def renamed(rng: Random, exercise: Exercise) -> Exercise:
 
 
 def reworded(rng: Random, text: str) -> str:
-    """The question as it is, or as people type it: a word less, in lower case, or without its mark."""
+    """The question unchanged, or as people type it: without one word, in lower case, or without question mark."""
     if rng.random() < 0.5:
         return text
     words = text.rstrip("?").split()

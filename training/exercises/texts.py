@@ -1,9 +1,9 @@
-"""The texts that the training asks about: the shipped corpus, and others for reading; and what is held apart of them.
+"""The texts and questions for training: the shipped corpus and other texts, each with a held-out part.
 
-`corpus_questions.jsonl` holds {question, answer, source, language} a line; the answer stands in the source word for
-word. None of them is worded nearly as a question of benchmarks/questions.jsonl, which stays apart for the evaluation;
-many of the facts are the same. `reading.json`, in SQuAD's format, has short texts of every kind, most of their names
-and numbers invented, so that reading is learnt where nothing can be known.
+A line of `corpus_questions.jsonl` has {question, answer, source, language}; the answer is a literal part of the source.
+No question is worded similarly to one of benchmarks/questions.jsonl, which is reserved for evaluation; many of the
+facts are the same. `reading.json`, in SQuAD's format, has short texts of every kind, with mostly invented names and
+numbers, so that answers can only be found by reading.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from rag.documents.folder import read_folder
 from rag.documents.squad import read_squad
 from rag.interfaces import Language
 from training.exercises.exercise import Exercise, Question, passage
-from training.exercises.prose import Document, nearest, read_corpus, split_sentences
+from training.exercises.prose import ProseDocument, nearest, read_corpus, split_sentences
 
 QUESTIONS = Path(__file__).parent / "corpus_questions.jsonl"
 READING = Path(__file__).parent / "reading.json"
 
 Asked: TypeAlias = dict[str, list[Question]]
-"""Questions by the title of the document that they are asked of; one without an answer is not answered there."""
-Texts: TypeAlias = tuple[Sequence[Document], Asked]
+"""Questions by the title of their document; one without an answer is not answered there."""
+Texts: TypeAlias = tuple[Sequence[ProseDocument], Asked]
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """`documents` are all there are; `corpus` and `reading` are trained on, `exams` follow the training."""
+    """`documents`: all of them; `corpus` and `reading`: the training data; `exams`: the held-out exercises."""
 
-    documents: Sequence[Document]
+    documents: Sequence[ProseDocument]
     corpus: Texts
     reading: Texts
     exams: dict[str, list[Exercise]]
@@ -47,19 +47,19 @@ def read_material(corpus: Path, questions: Path, reading: Path, squad: Path | No
     """
     documents = read_corpus(corpus)
     asked = read_questions(questions, corpus) if documents else {}
-    read: list[Document] = []
-    asked_of_read: Asked = {}
+    read: list[ProseDocument] = []
+    text_questions: Asked = {}
     for path in [reading, squad] if squad else [reading]:
         paragraphs, more = read_squad_questions(path)
-        read, asked_of_read = read + paragraphs, asked_of_read | more
-    trained, examined = held_apart(asked)
-    texts, texts_apart = texts_held_apart((read, asked_of_read))
-    exams = {"corpus": exam(documents, examined), "reading": exam(*texts_apart)}
+        read, text_questions = read + paragraphs, text_questions | more
+    trained, held_out = hold_out_questions(asked)
+    texts, held_out_texts = hold_out_texts((read, text_questions))
+    exams = {"corpus": exam(documents, held_out), "reading": exam(*held_out_texts)}
     return Material([*documents, *read], (documents, trained), texts, exams)
 
 
 def read_questions(path: Path, folder: Path) -> Asked:
-    """Questions by the title of the document that answers them."""
+    """The questions of `path` by the title of the document in `folder` that answers them."""
     titles = {}
     for document in read_folder(folder).documents:
         titles[str(document.metadata["source"])] = document.title
@@ -74,14 +74,14 @@ def read_questions(path: Path, folder: Path) -> Asked:
     return asked
 
 
-def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
-    """The same from a file in SQuAD's format, with its paragraphs. Those of one article are told apart by a number.
+def read_squad_questions(path: Path) -> tuple[list[ProseDocument], Asked]:
+    """The paragraphs and questions of a file in SQuAD's format. Paragraphs of one article are numbered in their titles.
 
-    Of several reference answers the first is taken that stands in the paragraph; without any it is left out.
-    Raises ValueError for another format.
+    Of several reference answers, the first one that occurs in the paragraph is used; without one, the question is
+    skipped. Raises ValueError for another format.
     """
     paragraphs, questions = read_squad(path)
-    documents: dict[str, Document] = {}
+    documents: dict[str, ProseDocument] = {}
     seen: Counter[str] = Counter()
     for paragraph in paragraphs:
         article = str(paragraph.metadata["article"])
@@ -89,7 +89,7 @@ def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
         title = f"{article}, {seen[article]}" if seen[article] > 1 else article
         language: Language = "pt" if paragraph.metadata["language"] == "pt" else "en"
         text = paragraph.text.strip()
-        documents[paragraph.id] = Document(title, text, split_sentences(text), language)
+        documents[paragraph.id] = ProseDocument(title, text, split_sentences(text), language)
     asked: Asked = {}
     for question in questions:
         document = documents[question.document]
@@ -99,32 +99,32 @@ def read_squad_questions(path: Path) -> tuple[list[Document], Asked]:
     return list(documents.values()), asked
 
 
-def held_apart(asked: Asked) -> tuple[Asked, Asked]:
-    """The questions to train on, and one in thirty apart: they follow the training, and don't take part in it."""
+def hold_out_questions(asked: Asked) -> tuple[Asked, Asked]:
+    """The questions to train on, and one in thirty, held out for scoring."""
     trained: Asked = {}
-    apart: Asked = {}
+    held_out: Asked = {}
     for title, questions in asked.items():
         for question in questions:
-            chosen = apart if zlib.crc32(question.text.encode()) % 30 == 0 else trained
+            chosen = held_out if zlib.crc32(question.text.encode()) % 30 == 0 else trained
             chosen.setdefault(title, []).append(question)
-    return trained, apart
+    return trained, held_out
 
 
-def texts_held_apart(texts: Texts) -> tuple[Texts, Texts]:
-    """The texts to train on, with their questions, and one in thirty apart: nothing of them takes part in training."""
+def hold_out_texts(texts: Texts) -> tuple[Texts, Texts]:
+    """The texts to train on with their questions, and one text in thirty, held out completely."""
     documents, asked = texts
-    trained: tuple[list[Document], Asked] = ([], {})
-    apart: tuple[list[Document], Asked] = ([], {})
+    trained: tuple[list[ProseDocument], Asked] = ([], {})
+    held_out: tuple[list[ProseDocument], Asked] = ([], {})
     for document in documents:
-        kept, questions = apart if zlib.crc32(document.title.encode()) % 30 == 0 else trained
+        kept, questions = held_out if zlib.crc32(document.title.encode()) % 30 == 0 else trained
         kept.append(document)
         if document.title in asked:
             questions[document.title] = asked[document.title]
-    return trained, apart
+    return trained, held_out
 
 
-def exam(documents: Sequence[Document], asked: Asked) -> list[Exercise]:
-    """The questions over each document, with that document first and the two nearest ones after it."""
+def exam(documents: Sequence[ProseDocument], asked: Asked) -> list[Exercise]:
+    """The questions over each document, with that document first and the two most similar ones after it."""
     by_title = {document.title: document for document in documents}
     near = nearest(documents, 2)
     exercises = []

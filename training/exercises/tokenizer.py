@@ -1,8 +1,8 @@
-"""The model's tokenizer: byte-level BPE over Portuguese and English, and the chat template that serving fills.
+"""The model's tokenizer: byte-level BPE over Portuguese and English, and the chat template used in serving.
 
-An answer must be made of the very tokens that the passage shows, or it could not be copied. So every word carries the
-space before it, also the first word of a line (the normalizer puts one there, the decoder takes it away again) and
-the first word of an answer; and digits stand alone, since a number cut by frequency is the hardest thing to copy.
+An answer can only be copied if it has the same tokens as in the passage. So every word includes the space before it,
+also the first word of a line (the normalizer inserts that space, the decoder removes it) and the first word of an
+answer; and every digit is a token, because numbers split by frequency are the hardest to copy.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 USER, ASSISTANT, END, PADDING = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 SPECIAL_TOKENS = (PADDING, END, USER, ASSISTANT)
 
-# The system message repeats what training has taught, so it would only cost prompt tokens. The question stands before
-# the passages too: so every word of a passage is read in the light of it, which a model this small needs.
+# The system message is omitted: the model is trained for this one task, and it would only cost prompt tokens. The
+# question is repeated before the passages, so that their tokens can attend to it, which a model this small needs.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}"
@@ -32,7 +32,7 @@ _WORDS = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, max_length_tokens: int) -> PreTrainedTokenizerFast:
-    """A fast tokenizer of `vocabulary_size` entries, learnt from `texts`, with the chat template set."""
+    """A fast tokenizer of `vocabulary_size` entries, trained on `texts`, with the chat template set."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"(?<=\n)(?=[^\s])"), " ")])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

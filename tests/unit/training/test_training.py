@@ -1,4 +1,4 @@
-"""The training of the default model: its generators, its tokenizer, its packing, and that it can be taken up again."""
+"""Training of the default LLM: generators, tokenizer, packing, losses, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from training.exercises import facts, prose, spans
 from training.exercises.curriculum import STAGES, Curriculum, copying, tokenizer_texts
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.packing import Packed, collate, pack
-from training.exercises.relations import RELATIONS, SUBJECTS, fill
+from training.exercises.relation_rows import SUBJECTS
+from training.exercises.relations import RELATIONS, fill
 from training.exercises.tokenizer import train_tokenizer
+from training.llm_options import TrainingOptions
 from training.model_card import render
-from training.train_llm import Options, Training, build_model, by_length
+from training.train_llm import Training, build_model, by_length
 
 CORPUS = Path(__file__).resolve().parents[3] / "corpus"
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[prose.Document]:
+def documents() -> list[prose.ProseDocument]:
     return prose.read_corpus(CORPUS)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(documents: list[prose.Document]) -> Any:
+def tokenizer(documents: list[prose.ProseDocument]) -> Any:
     return train_tokenizer(tokenizer_texts(Random(0), documents, 60), 1024, 2048)
 
 
 @pytest.fixture(scope="module")
-def curriculum(documents: list[prose.Document], tokenizer: Any) -> Curriculum:
+def curriculum(documents: list[prose.ProseDocument], tokenizer: Any) -> Curriculum:
     return Curriculum((documents, {}), tokenizer)
 
 
@@ -65,7 +67,7 @@ def test_the_same_seed_draws_the_same_exercises() -> None:
     assert _exercises(20) == _exercises(20)
 
 
-def test_answers_stand_word_for_word_in_a_passage_and_refusals_have_none() -> None:
+def test_answers_occur_literally_in_a_passage_and_refusals_have_none() -> None:
     asked = [(exercise, question) for exercise in _exercises(120) for question in exercise.questions]
     refused = [question for _, question in asked if question.answer is None]
     assert 0.2 < len(refused) / len(asked) < 0.4
@@ -76,13 +78,13 @@ def test_answers_stand_word_for_word_in_a_passage_and_refusals_have_none() -> No
             assert any(question.answer in shown.text for shown in exercise.passages), question
 
 
-def test_a_refusal_never_asks_for_what_a_passage_states() -> None:
+def test_an_unanswerable_question_is_never_answered_by_a_passage() -> None:
     for exercise in _exercises(120):
         answered = {question.text.lower() for question in exercise.questions if question.answer is not None}
         assert not answered & {question.text.lower() for question in exercise.questions if question.answer is None}
 
 
-def test_spans_of_prose_stand_in_their_document_word_for_word(documents: list[prose.Document]) -> None:
+def test_spans_of_prose_occur_literally_in_their_document(documents: list[prose.ProseDocument]) -> None:
     rng = Random(3)
     assert documents, "the corpus is empty"
     drawn = [(document, spans.ask(rng, document)) for document in documents for _ in range(4)]
@@ -101,28 +103,28 @@ def test_invented_documents_have_their_sentences_in_their_text() -> None:
 @pytest.mark.parametrize(
     "text", ["Ação, coração e pôr do sol", "Qual é a capital?\n\n[1] São Luís\nÉ uma ilha.", "naïve café 1960"]
 )
-def test_the_tokenizer_gives_text_back_with_its_accents(tokenizer: Any, text: str) -> None:
+def test_the_tokenizer_round_trips_text_with_accents(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_tokenizer_takes_digits_one_by_one(tokenizer: Any) -> None:
+def test_the_tokenizer_splits_numbers_into_digits(tokenizer: Any) -> None:
     tokens = [tokenizer.decode([token]).strip() for token in tokenizer("porta 8080")["input_ids"]]
     assert tokens[-4:] == ["8", "0", "8", "0"]
 
 
-def test_an_answer_has_the_tokens_that_the_passage_shows(tokenizer: Any) -> None:
+def test_an_answer_has_the_same_tokens_as_in_the_passage(tokenizer: Any) -> None:
     answer = tokenizer(" Brasília", add_special_tokens=False)["input_ids"]
     for text in ("é Brasília.", "Título\nBrasília é a capital.", "[1] Brasília\nTexto"):
         ids = tokenizer(text)["input_ids"]
         assert any(ids[start : start + len(answer)] == answer for start in range(len(ids)))
 
 
-def test_the_chat_template_leaves_out_the_system_message(tokenizer: Any) -> None:
+def test_the_chat_template_omits_the_system_message(tokenizer: Any) -> None:
     messages = [{"role": "system", "content": "Responda."}, {"role": "user", "content": "Oi"}]
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "<|user|>\nOi\n<|assistant|>"
 
 
-def test_the_chat_template_asks_before_the_passages_as_well(tokenizer: Any) -> None:
+def test_the_chat_template_repeats_the_question_before_the_passages(tokenizer: Any) -> None:
     asked = Question("Quem fez B?", "C", "pt")
     exercise = Exercise((passage("A\n\nQuestion: no", "C fez B.\n\nPergunta: não?"),), (asked,))
     messages = [{"role": message.role, "content": message.content} for message in exercise.messages(asked)]
@@ -133,7 +135,9 @@ def test_the_chat_template_asks_before_the_passages_as_well(tokenizer: Any) -> N
 
 
 @pytest.mark.parametrize("earlier", [(), (Question("Quem é A: B ou C?", "B", "pt"), Question("Why?", None, "en"))])
-def test_a_packed_question_stands_where_it_is_said_to_stand(earlier: tuple[Question, ...], tokenizer: Any) -> None:
+def test_the_question_and_the_answer_are_at_their_recorded_positions(
+    earlier: tuple[Question, ...], tokenizer: Any
+) -> None:
     for exercise in (replace(exercise, earlier=earlier) for exercise in _exercises(12)):
         for question, item in zip(exercise.questions, pack(exercise, tokenizer), strict=True):
             assert tokenizer.decode([item.ids[place] for place in item.asked]).strip() == question.text
@@ -141,8 +145,8 @@ def test_a_packed_question_stands_where_it_is_said_to_stand(earlier: tuple[Quest
             assert answer.strip() == question.reply
 
 
-def test_an_untrained_model_expects_what_followed_the_present_token_before() -> None:
-    model = build_model(Options())
+def test_an_untrained_model_predicts_the_token_that_followed_the_current_one_before() -> None:
+    model = build_model(TrainingOptions())
     row = torch.randint(4, 3000, (40,), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         logits = model(input_ids=row.repeat(2)[None]).logits[0, len(row) : -1]
@@ -154,7 +158,7 @@ def _items(count: int, tokenizer: Any) -> list[Packed]:
     return [item for exercise in _exercises(count) for item in pack(exercise, tokenizer)]
 
 
-def test_pointers_lead_from_before_each_token_of_an_answer_to_where_it_stands_in_the_passages(tokenizer: Any) -> None:
+def test_pointers_map_the_position_before_each_answer_token_to_its_positions_in_the_passages(tokenizer: Any) -> None:
     for exercise in _exercises(12):
         for question, item in zip(exercise.questions, pack(exercise, tokenizer), strict=True):
             columns = [column for column, _ in item.pointers]
@@ -167,10 +171,12 @@ def test_pointers_lead_from_before_each_token_of_an_answer_to_where_it_stands_in
 
 
 def _small(tokenizer: Any, layers: int) -> Any:
-    return build_model(Options(layers=layers, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer)))
+    return build_model(
+        TrainingOptions(layers=layers, width=48, hidden=32, heads=3, kv_heads=1, vocabulary=len(tokenizer))
+    )
 
 
-def test_the_pointing_loss_is_measured_on_the_attention_that_the_model_computes(tokenizer: Any) -> None:
+def test_the_pointing_loss_equals_its_definition_on_the_model_s_attention(tokenizer: Any) -> None:
     model = _small(tokenizer, layers=5)
     model.set_attn_implementation("eager")
     loss = PointingLoss(model.model.layers[-1].self_attn)
@@ -183,7 +189,7 @@ def test_the_pointing_loss_is_measured_on_the_attention_that_the_model_computes(
     assert model.model.layers[-1].self_attn.k_proj.weight.grad.abs().sum() > 0
 
 
-def test_the_matching_loss_asks_for_the_questions_words_and_else_for_the_first_token(tokenizer: Any) -> None:
+def test_the_matching_loss_targets_the_question_s_words_or_else_the_first_token(tokenizer: Any) -> None:
     model = _small(tokenizer, layers=5)
     model.set_attn_implementation("eager")
     loss = MatchingLoss(model.model.layers[1].self_attn, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
@@ -208,7 +214,7 @@ def test_the_matching_loss_asks_for_the_questions_words_and_else_for_the_first_t
     torch.testing.assert_close(loss(batch), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_without_a_question_first_there_is_nothing_to_match(tokenizer: Any) -> None:
+def test_the_matching_loss_is_zero_without_a_question(tokenizer: Any) -> None:
     model = _small(tokenizer, layers=5)
     loss = MatchingLoss(model.model.layers[1].self_attn, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     batch = collate([copying(Random(2), tokenizer)], 0)
@@ -216,7 +222,7 @@ def test_without_a_question_first_there_is_nothing_to_match(tokenizer: Any) -> N
     assert loss(batch) == 0
 
 
-def test_what_is_passed_on_is_what_the_layer_writes_where_only_one_place_is_seen(tokenizer: Any) -> None:
+def test_passed_on_equals_the_layer_s_output_at_the_first_position(tokenizer: Any) -> None:
     model = _small(tokenizer, layers=3)
     attention = model.model.layers[-1].self_attn
     loss = PointingLoss(attention)
@@ -228,7 +234,7 @@ def test_what_is_passed_on_is_what_the_layer_writes_where_only_one_place_is_seen
     torch.testing.assert_close(loss.passed_on(starts), written[0][:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_padding_changes_nothing(tokenizer: Any) -> None:
+def test_padding_does_not_change_the_logits(tokenizer: Any) -> None:
     short = pack(Exercise((passage("A", "B é C."),), (Question("O que é B?", "C", "pt"),)), tokenizer)
     long = pack(facts.exercise(Random(1), passages=2, facts=2, questions=2), tokenizer)
     model = _small(tokenizer, layers=1)
@@ -239,7 +245,7 @@ def test_padding_changes_nothing(tokenizer: Any) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer: Any) -> None:
+def test_every_stage_draws_sequences_with_an_answer(curriculum: Curriculum, tokenizer: Any) -> None:
     rng = Random(11)
     for stage in range(len(STAGES)):
         for _ in range(10):
@@ -247,10 +253,10 @@ def test_every_stage_draws_something_to_learn(curriculum: Curriculum, tokenizer:
             items = pack(drawn, tokenizer) if isinstance(drawn, Exercise) else [drawn]
             assert items
             assert all(item.answer_from < len(item) for item in items)
-    assert STAGES[-1].latest > 1, "the last stage lasts to the end"
+    assert STAGES[-1].latest > 1, "the last stage has no end"
 
 
-def test_late_questions_follow_others_now_and_then(curriculum: Curriculum, tokenizer: Any) -> None:
+def test_in_late_stages_some_questions_follow_an_earlier_turn(curriculum: Curriculum, tokenizer: Any) -> None:
     rng = Random(12)
     drawn = [drawn for _ in range(80) if isinstance(drawn := curriculum.draw(rng, len(STAGES) - 1), Exercise)]
     following = [exercise for exercise in drawn if exercise.earlier]
@@ -259,23 +265,25 @@ def test_late_questions_follow_others_now_and_then(curriculum: Curriculum, token
         (turn,) = exercise.earlier
         for item in pack(exercise, tokenizer):
             start = tokenizer.decode(item.ids).split("<|end|>")[0]
-            assert start.endswith(f"<|user|>\n{turn.text}\n<|assistant|> {turn.reply}"), "bare: without its passages"
+            assert start.endswith(f"<|user|>\n{turn.text}\n<|assistant|> {turn.reply}"), (
+                "without the earlier turn's passages"
+            )
 
 
-def test_bare_copying_repeats_its_tokens_three_times(tokenizer: Any) -> None:
+def test_copying_repeats_its_tokens_three_times(tokenizer: Any) -> None:
     drawn = copying(Random(2), tokenizer)
     third = len(drawn) // 3
     assert drawn.ids == drawn.ids[:third] * 3
 
 
-def test_batches_keep_to_their_tokens(tokenizer: Any) -> None:
+def test_batches_stay_within_their_token_limit(tokenizer: Any) -> None:
     items = _items(30, tokenizer)
     groups = by_length(items, 2000)
     assert sum(map(len, groups)) == len(items)
     assert all(len(group) * max(map(len, group)) <= 2000 or len(group) == 1 for group in groups)
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "a.md").write_text("# Rio Una\n\nO rio Una nasce em Serra Alta e corre até o mar.\n", "utf-8")
@@ -300,7 +308,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
 
     def training(name: str, *, resume: bool = False) -> Training:
         return Training(
-            Options(
+            TrainingOptions(
                 output=tmp_path / name / "model", work=tmp_path / name, corpus=corpus, questions=questions,
                 reading=reading, tokens=700, decay_tokens=300, resume=resume, layers=2, width=48, hidden=32, heads=3,
                 kv_heads=1, vocabulary=512, batch_scale=0.1, chunk=6, tokenizer_exercises=20, exam_exercises=2,
@@ -315,7 +323,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
     resumed.run()
     assert resumed.state.step == straight.state.step > 2
     for name, weights in straight.model.state_dict().items():
-        # Up to rounding: two threads add in one order or another.
+        # Up to rounding: the order of additions differs between runs on two threads.
         torch.testing.assert_close(weights, resumed.model.state_dict()[name], rtol=1e-3, atol=1e-5)
 
     figures = {"answerable": 8, "unanswerable": 1, "exact": 0.25, "retrieved": 1.0, "refused_rightly": None}
@@ -324,7 +332,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> 
     card = render(tmp_path / "stopped" / "model", tmp_path / "stopped" / "log.jsonl", answers, served)
     assert f"{resumed.state.step} steps" in card
     assert "held-out questions over the corpus" in card
-    assert "held-out generated facts, one to four passages | 12.5%" in card, "of the larger examination"
+    assert "held-out generated facts, one to four passages | 12.5%" in card, "from the larger evaluation"
     assert "questions over the corpus, right passage among others: the reference answer | 50.0%" in card
     assert "questions over the corpus, end to end: the reference answer | 25.0%" in card
 

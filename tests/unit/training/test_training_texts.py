@@ -1,4 +1,4 @@
-"""The questions that the default model is tuned on: answered literally, and none of them the evaluation's."""
+"""The training questions: their answers are literal, and none of them is close to an evaluation question."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 from rag.retrieval.lexical_index import fold
 from training.exercises.exercise import Exercise, Question, passage
 from training.exercises.lexicon import words
-from training.exercises.prose import Document, nearest, read_corpus
+from training.exercises.prose import ProseDocument, nearest, read_corpus
 from training.exercises.text_questions import FIRST_ASKED, TextQuestions, renamed, reworded
 from training.exercises.texts import (
     QUESTIONS,
     READING,
-    held_apart,
+    hold_out_questions,
+    hold_out_texts,
     read_questions,
     read_squad_questions,
-    texts_held_apart,
 )
 
 ROOT = Path(__file__).parents[3]
-# Words that every question may have.
+# Function and question words, which don't count for similarity.
 _ASKING = words(
     "o a os as um uma de do da dos das em no na nos nas por para com que se ao e ou qual quais quem quando onde quanto "
     "quantos quantas como foi sao the an of in on by for with that to at is are was were what which who when where how "
@@ -32,7 +32,7 @@ _ASKING = words(
 )
 
 
-def test_every_answer_stands_in_the_document_that_is_asked_about() -> None:
+def test_every_answer_occurs_in_its_document() -> None:
     texts = {document.title: document.text for document in read_corpus(ROOT / "corpus")}
     asked = read_questions(QUESTIONS, ROOT / "corpus")
     assert set(FIRST_ASKED) <= set(asked) <= set(texts)
@@ -44,11 +44,11 @@ def test_every_answer_stands_in_the_document_that_is_asked_about() -> None:
 
 
 def _content(question: str) -> frozenset[str]:
-    """The beginnings of the words that say what is asked: the same for "capital do Brasil" and "capital brasileira"."""
+    """The content words' first five letters: the same for "capital do Brasil" and "capital brasileira"."""
     return frozenset(word[:5] for word in re.findall(r"\w+", fold(question)) if word not in _ASKING)
 
 
-def test_none_is_worded_nearly_as_a_question_of_the_evaluation() -> None:
+def test_no_question_is_worded_similarly_to_an_evaluation_question() -> None:
     lines = (ROOT / "benchmarks" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     evaluated = [_content(json.loads(line)["question"]) for line in lines]
     _, read = read_squad_questions(READING)
@@ -62,7 +62,7 @@ def test_none_is_worded_nearly_as_a_question_of_the_evaluation() -> None:
     assert not near
 
 
-def test_the_texts_for_reading_have_questions_that_they_answer_and_some_that_they_don_t() -> None:
+def test_the_reading_texts_have_answerable_and_some_unanswerable_questions() -> None:
     documents, asked = read_squad_questions(READING)
     assert len(documents) > 1000
     assert {document.language for document in documents} == {"pt", "en"}
@@ -73,17 +73,17 @@ def test_the_texts_for_reading_have_questions_that_they_answer_and_some_that_the
     assert 0.05 < sum(question.answer is None for _, question in questions) / len(questions) < 0.25
 
 
-def test_one_text_in_thirty_is_held_apart_with_all_its_questions() -> None:
+def test_one_text_in_thirty_is_held_out_with_all_its_questions() -> None:
     documents, asked = read_squad_questions(READING)
-    (trained, trained_asked), (apart, apart_asked) = texts_held_apart((documents, asked))
-    assert 0.02 < len(apart) / len(documents) < 0.05
-    assert len(trained) + len(apart) == len(documents)
-    assert trained_asked | apart_asked == asked
-    assert set(apart_asked) <= {document.title for document in apart}
+    (trained, trained_asked), (held_out, held_out_asked) = hold_out_texts((documents, asked))
+    assert 0.02 < len(held_out) / len(documents) < 0.05
+    assert len(trained) + len(held_out) == len(documents)
+    assert trained_asked | held_out_asked == asked
+    assert set(held_out_asked) <= {document.title for document in held_out}
     assert set(trained_asked) <= {document.title for document in trained}
 
 
-def test_public_questions_are_exercises_like_the_corpus_s(tmp_path: Path) -> None:
+def test_a_squad_file_gives_exercises_like_the_corpus(tmp_path: Path) -> None:
     first, second = "Roma foi fundada por Rômulo. Fica na Itália.", "O rio de Roma é o Tibre."
     asked = [
         {"question": "Quem fundou Roma?", "answers": [{"text": "rei Rômulo"}, {"text": "Rômulo"}]},
@@ -108,16 +108,16 @@ def test_public_questions_are_exercises_like_the_corpus_s(tmp_path: Path) -> Non
     assert all(question.answer in together for question in exercise.questions if question.answer)
 
 
-def test_one_question_in_thirty_is_held_apart() -> None:
+def test_one_question_in_thirty_is_held_out() -> None:
     asked = read_questions(QUESTIONS, ROOT / "corpus")
-    trained, apart = held_apart(asked)
-    assert 0.02 < sum(map(len, apart.values())) / sum(map(len, asked.values())) < 0.05
+    trained, held_out = hold_out_questions(asked)
+    assert 0.02 < sum(map(len, held_out.values())) / sum(map(len, asked.values())) < 0.05
     for title, questions in asked.items():
-        assert sorted(trained.get(title, []) + apart.get(title, []), key=str) == sorted(questions, key=str)
+        assert sorted(trained.get(title, []) + held_out.get(title, []), key=str) == sorted(questions, key=str)
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_exercises_are_asked_in_one_language_and_answered_in_their_passages(whole: bool) -> None:
+def test_an_exercise_has_questions_in_one_language_answered_by_its_passages(whole: bool) -> None:
     documents = read_corpus(ROOT / "corpus")
     drawn = TextQuestions(documents, read_questions(QUESTIONS, ROOT / "corpus"), nearest(documents, 3))
     rng = Random(4)
@@ -130,19 +130,19 @@ def test_exercises_are_asked_in_one_language_and_answered_in_their_passages(whol
         assert all(question.answer in together for question in exercise.questions if question.answer)
 
 
-def test_a_cut_document_still_answers_and_is_asked_for_what_was_cut_away() -> None:
+def test_an_excerpt_answers_a_question_and_has_unanswerable_ones_about_the_rest() -> None:
     sentences = tuple(f"A torre {number} tem {number * 11} metros." for number in range(1, 9))
-    tower = Document("Torres", " ".join(sentences), sentences, "pt")
+    tower = ProseDocument("Torres", " ".join(sentences), sentences, "pt")
     asked = [Question(f"Quantos metros tem a torre {number}?", f"{number * 11} metros", "pt") for number in range(1, 9)]
     drawn = TextQuestions([tower], {"Torres": asked}, {"Torres": []})
     exercises = [drawn.exercise(Random(seed), passages=1, whole=False) for seed in range(60)]
     assert all(exercise.passages[0].text.count("torre") <= 3 for exercise in exercises)
     assert all(any(question.answer for question in exercise.questions) for exercise in exercises)
     refused = sum(any(question.answer is None for question in exercise.questions) for exercise in exercises)
-    assert 15 <= refused <= 45, "about half are asked for a tower that isn't shown"
+    assert 15 <= refused <= 45, "about half have a question for a tower that isn't shown"
 
 
-def test_renaming_exchanges_names_and_numbers_in_passages_questions_and_answers_alike() -> None:
+def test_renaming_replaces_names_and_numbers_consistently_in_passages_questions_and_answers() -> None:
     text = "Brasília foi inaugurada em 1960 por Juscelino Kubitschek. Em 1960 Brasília era nova."
     questions = (
         Question("Quem inaugurou Brasília?", "Juscelino Kubitschek", "pt"),
@@ -167,7 +167,7 @@ def test_renaming_exchanges_names_and_numbers_in_passages_questions_and_answers_
     assert replaced > 30
 
 
-def test_rewording_keeps_all_words_but_at_most_one() -> None:
+def test_rewording_drops_at_most_one_word() -> None:
     text = "Em que ano a cidade de Brasília foi inaugurada?"
     for seed in range(200):
         kept = reworded(Random(seed), text).rstrip("?").lower().split()
