@@ -1,15 +1,15 @@
-"""Is the answer right, from the question to the last token? Retrieval, prompt, LLM and grounding as they are served.
+"""End-to-end answer quality: retrieval, prompt, LLM and grounding as in serving.
 
     python -m benchmarks.answers [--show]                  the project's questions over its corpus
-    python -m benchmarks.answers --data squad-format.json  builds an index of the file's paragraphs and asks over it
+    python -m benchmarks.answers --data squad-format.json  builds an index of the file's paragraphs and uses it
     LLM=~/models/Qwen2.5-1.5B-Instruct INDEX=build/mine python -m benchmarks.answers --questions mine.jsonl
 
-Takes the server's settings from the environment, so any model and index can be asked. A line of a questions' file has
-`question`, `language`, `answers` (empty: the documents do not tell) and `source`, the document that answers. Of the
-questions that have an answer: exact match and F1 as SQuAD counts them, how many answers hold a reference, how many were
-refused, and where their document comes among those retrieved (recall@k, mean reciprocal rank within the first 50
-passages); of the others, how many were refused; of all answers that claim something, the share that is grounded.
-Greedy. The last line of its output is JSON.
+Takes the server's settings from the environment, so any model and index can be measured. A line of a questions' file
+has `question`, `language`, `answers` (empty: unanswerable) and `source`, the document that answers. For answerable
+questions: exact match and F1 as in SQuAD, the shares of answers that contain a reference and of refusals, and the rank
+of the right document among those retrieved (recall@k, mean reciprocal rank within the first 50 passages); for the
+others, the share of refusals; for all answers that are not refusals, the share that is grounded. Greedy decoding. The
+last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.harness.agreement import contains, exact, f1
+from benchmarks.harness.bootstrap import percentile
 from benchmarks.harness.process import ROOT
-from benchmarks.load import percentile
+from benchmarks.harness.questions import QUESTIONS, ReferenceQuestion, contains, exact, f1, read_questions
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.answering.prompt import NOT_IN_PASSAGES
@@ -41,10 +41,9 @@ from rag.composition import load_embedder, load_pipeline
 from rag.documents.folder import Folder
 from rag.documents.squad import read_squad
 from rag.errors import RagError
-from rag.interfaces import Language, Passage, Sampling
+from rag.interfaces import Passage, Sampling
 from rag.settings import Settings
 
-_QUESTIONS = Path(__file__).parent / "questions.jsonl"
 _REFUSALS = frozenset(NOT_IN_PASSAGES.values())
 
 Figures: TypeAlias = dict[str, float | int | None]
@@ -56,33 +55,23 @@ _SHARES = {
     "mrr": "mean reciprocal rank",
     "exact": "exact match",
     "f1": "F1",
-    "contains": "a reference stands in it",
+    "contains": "contains a reference",
     "refused_wrongly": "refused wrongly",
     "retrieved": "the LLM read the right document",
     "refused_rightly": "refused rightly",
-    "grounded": "grounded, of what claims",
+    "grounded": "grounded, of the non-refusals",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question, the references it may be answered by (none: it should be refused), and the document that answers."""
-
-    text: str
-    language: Language
-    answers: tuple[str, ...]
-    source: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one question. Figures that make no sense for it are None: an unanswerable one has no match.
+    """The result of one question. Figures that do not apply are None, such as the match of an unanswerable one.
 
-    `rank` is the right document's, 1 being the first; None also where it is not among the ranked passages.
+    `rank`: the right document's, counted from 1; None also if it is not among the ranked passages.
     """
 
-    question: Question
-    said: str
+    question: ReferenceQuestion
+    answer: str
     exact: bool | None
     contains: bool | None
     f1: float | None
@@ -93,44 +82,27 @@ class Outcome:
     seconds: float
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a JSON Lines file. Raises ValueError with the line that can't be read."""
-    questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            questions.append(Question(row["question"], row["language"], tuple(row["answers"]), row["source"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: {error!r}; needed are question, language, answers and source"
-            ) from None
-    return questions
+def index_squad(path: Path, settings: Settings) -> tuple[Settings, list[ReferenceQuestion]]:
+    """Build an index of the paragraphs of a file in SQuAD's format; the settings with that index, and the questions.
 
-
-def over_squad(path: Path, settings: Settings) -> tuple[Settings, list[Question]]:
-    """The questions of a file in SQuAD's format, and the settings with an index of its paragraphs, built here.
-
-    Raises ValueError for another format, RagError where the embedder can't be loaded.
+    Raises ValueError for another format, RagError if the embedder can't be loaded.
     """
-    documents, asked = read_squad(path)
+    documents, rows = read_squad(path)
     index = ROOT / "build" / "benchmarks" / f"answers-{path.stem}"
     with closing(load_embedder(settings, "cpu")) as embedder:
         print(build(Folder(documents), index, embedder), file=sys.stderr)
-    questions = [Question(question.text, question.language, question.answers, question.document) for question in asked]
+    questions = [ReferenceQuestion(row.text, row.language, row.answers, row.document) for row in rows]
     return settings.model_copy(update={"index": str(index)}), questions
 
 
-def judge(question: Question, answer: Answer, ranked: Sequence[Passage]) -> Outcome:
-    """Compare an answer with the references. A document counts as retrieved when a passage of it was read."""
+def judge(question: ReferenceQuestion, answer: Answer, ranked: Sequence[Passage]) -> Outcome:
+    """Compare an answer with the references. A document counts as retrieved if the prompt had a passage of it."""
     answerable = bool(question.answers)
-    # A line of a .jsonl file is named after its file and its id; the index knows it by the id.
-    document = question.source and question.source.rpartition("#")[2]
+    document = question.document
     documents = list(dict.fromkeys(map(_document, ranked)))
     return Outcome(
         question=question,
-        said=answer.text,
+        answer=answer.text,
         exact=exact(answer.text, question.answers) if answerable else None,
         contains=contains(answer.text, question.answers) if answerable else None,
         f1=f1(answer.text, question.answers) if answerable else None,
@@ -146,15 +118,15 @@ def _document(passage: Passage) -> str:
     return passage.id.rpartition("#")[0]
 
 
-def ask_all(pipeline: Pipeline, questions: Sequence[Question], max_new_tokens: int) -> Iterator[Outcome]:
-    """Each question alone, as a client would send it; its language is the server's to find out."""
+def ask_all(pipeline: Pipeline, questions: Sequence[ReferenceQuestion], max_new_tokens: int) -> Iterator[Outcome]:
+    """Each question separately, without its language, which the pipeline detects."""
     for question in questions:
         answer = pipeline.answer(Ask((question.text,), Sampling(max_new_tokens=max_new_tokens)))
         yield judge(question, answer, pipeline.retriever.retrieve(question.text, top_k=_RANKED_PASSAGES))
 
 
 def summarise(outcomes: Sequence[Outcome]) -> Figures:
-    """Counts and shares; a share of nothing is None."""
+    """Counts and shares; a share of no questions is None."""
     answerable = [outcome for outcome in outcomes if outcome.question.answers]
     others = [outcome for outcome in outcomes if not outcome.question.answers]
     claims = [outcome for outcome in outcomes if not outcome.refused]
@@ -186,7 +158,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
 
 
 def by_language(outcomes: Sequence[Outcome]) -> dict[str, Figures]:
-    """The figures of all questions, and of each language's."""
+    """The figures over all questions, and by language."""
     languages = sorted({outcome.question.language for outcome in outcomes})
     groups = {language: [o for o in outcomes if o.question.language == language] for language in languages}
     return {name: summarise(group) for name, group in ({"all": list(outcomes)} | groups).items()}
@@ -194,7 +166,7 @@ def by_language(outcomes: Sequence[Outcome]) -> dict[str, Figures]:
 
 def _table(groups: dict[str, Figures], model: str) -> Table:
     total = groups["all"]
-    title = f"{model}: {total['answerable']} questions, and {total['unanswerable']} that the documents do not answer"
+    title = f"{model}: {total['answerable']} answerable and {total['unanswerable']} unanswerable questions"
     table = Table(title=title)
     table.add_column("share of the questions", no_wrap=True)
     for name in groups:
@@ -202,7 +174,7 @@ def _table(groups: dict[str, Figures], model: str) -> Table:
     for key, label in _SHARES.items():
         shares = [figures[key] for figures in groups.values()]
         table.add_row(label, *("–" if share is None else f"{share:.1%}" for share in shares))
-    for key, label in (("median_ms", "an answer takes, ms (median)"), ("p95_ms", "the same (p95)")):
+    for key, label in (("median_ms", "latency, ms (median)"), ("p95_ms", "latency, ms (p95)")):
         table.add_row(label, *(str(figures[key]) for figures in groups.values()))
     return table
 
@@ -210,11 +182,9 @@ def _table(groups: dict[str, Figures], model: str) -> Table:
 def main(arguments: Sequence[str] | None = None, load: Callable[..., Pipeline] = load_pipeline) -> int:
     """Run the command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--questions", type=Path, default=_QUESTIONS, help="JSON Lines, over the index that INDEX names")
-    asked.add_argument(
-        "--data", type=Path, help="a file in SQuAD's format; an index of its paragraphs takes INDEX's place"
-    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--questions", type=Path, default=QUESTIONS, help="JSON Lines, for the index in INDEX")
+    source.add_argument("--data", type=Path, help="a file in SQuAD's format; an index of it is built, INDEX is ignored")
     parser.add_argument("--show", action="store_true", help="print every question with its answer")
     options = parser.parse_args(arguments)
     console = Console()
@@ -223,7 +193,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[..., Pipeline] =
         if options.data is None:
             questions = read_questions(options.questions)
         else:
-            settings, questions = over_squad(options.data, settings)
+            settings, questions = index_squad(options.data, settings)
         pipeline = load(settings, lambda _phase: None)
     except (OSError, ValueError, RagError) as error:
         console.print(f"error: {error}", markup=False)
@@ -236,8 +206,8 @@ def main(arguments: Sequence[str] | None = None, load: Callable[..., Pipeline] =
         pipeline.close()
     if options.show:
         for outcome in outcomes:
-            wanted = " | ".join(outcome.question.answers) or "a refusal"
-            console.print(f"{_mark(outcome)} {outcome.question.text} → {outcome.said}   ({wanted})", markup=False)
+            expected = " | ".join(outcome.question.answers) or "a refusal"
+            console.print(f"{_mark(outcome)} {outcome.question.text} → {outcome.answer}   ({expected})", markup=False)
     groups = by_language(outcomes)
     console.print(_table(groups, name))
     print(json.dumps({"model": name, "questions": len(outcomes), "groups": groups}, ensure_ascii=False))

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import host
-from benchmarks.load import percentile
+from benchmarks.harness.bootstrap import percentile
 from rag.engine.block_pool import BlockPool
 from rag.engine.scheduler import SequenceState
 from rag.interfaces import Sampling
@@ -122,7 +122,7 @@ def main() -> int:
     pool, running = filled(16_384, prompts, _BLOCK_TOKENS)
     figures["long 16384"] = measure(pool, running, prompts, 4096 - _NEW_TOKENS, min(50, arguments.repeats))
     hardware = host.describe()
-    table = Table(title=f"Reserving blocks in a full pool, {host.in_words(hardware)}")
+    table = Table(title=f"Reserving blocks in a full pool, {host.machine_line(hardware)}")
     table.add_column("request, blocks", no_wrap=True)
     for heading in ("reserve ms p50", "p99", "worst", "release ms p50", "repeats"):
         table.add_column(heading, justify="right")

@@ -1,11 +1,11 @@
-"""How long from the start of `serve` to /ping 200, and in which phase the seconds go?
+"""Cold start: seconds from the start of `serve` to /ping 200, by phase.
 
     python -m benchmarks.cold_start [--repeats 5] [--image IMAGE [--docker docker]]
 
-Starts the server again and again with its default models: as a process, and with --image as a container as well.
-Phases are those of the `ready` log line; what is left of the time to /ping 200 was spent before loading began
-(interpreter, gunicorn, and for an image the container itself). Files are in the page cache, except perhaps for
-the first start, which does not count. The last line of the output is JSON.
+Starts the server repeatedly with its default models: as a process, and with --image also as a container. Phases are
+those of the `ready` log line; the rest of the time to /ping 200 is before loading (interpreter, gunicorn, and for an
+image the container). The first start, which may read files from disk, is not counted. The last line of the output is
+JSON.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _BEFORE, _TOTAL = "before loading", "start to /ping 200"
 
 def of_process() -> dict[str, float]:
     """Seconds by phase of one start of `serve`."""
-    with tempfile.TemporaryDirectory() as place:
-        log = Path(place) / "log"
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
         server = ServedProcess({"LOG_LEVEL": "INFO"}, log=log)
         try:
             total_s = _until_ready(server.url, server.began, lambda: server.process.poll() is None)
@@ -60,7 +60,7 @@ def of_image(docker: str, image: str) -> dict[str, float]:
 
 
 def _until_ready(url: str, began: float, alive: Callable[[], bool]) -> float:
-    """Seconds from `began` until /ping says 200. Raises RuntimeError where the server ends or takes too long."""
+    """Seconds from `began` until /ping returns 200. Raises RuntimeError if the server exits or takes too long."""
     while (passed_s := time.monotonic() - began) < _LIMIT_S:
         try:
             with urllib.request.urlopen(f"{url}/ping", timeout=5):
@@ -69,13 +69,13 @@ def _until_ready(url: str, began: float, alive: Callable[[], bool]) -> float:
             error.close()
         except OSError:
             if not alive():
-                raise RuntimeError(f"the server ended after {passed_s:.1f} s, before it was ready") from None
+                raise RuntimeError(f"the server exited after {passed_s:.1f} s, before it was ready") from None
         time.sleep(0.02)
-    raise RuntimeError(f"/ping did not say 200 within {_LIMIT_S:.0f} s")
+    raise RuntimeError(f"/ping did not return 200 within {_LIMIT_S:.0f} s")
 
 
 def _phases(log: str, total_s: float) -> dict[str, float]:
-    """The `ready` line's seconds by phase, what came before them, and the whole."""
+    """Seconds by phase from the `ready` log line, before loading, and in total."""
     ready = next(line for line in log.splitlines() if '"event": "ready"' in line)
     seconds: dict[str, float] = json.loads(ready[ready.index("{") :])["seconds"]
     loading_s = seconds.pop("total")
@@ -83,7 +83,7 @@ def _phases(log: str, total_s: float) -> dict[str, float]:
 
 
 def measure(start: Callable[[], dict[str, float]], repeats: int, title: str) -> dict[str, dict[str, float]]:
-    """Median, least and most seconds of each phase, over `repeats` starts after a first one that does not count."""
+    """Median, minimum and maximum seconds of each phase, over `repeats` starts after one warm-up."""
     start()
     runs = [start() for _ in tqdm(range(repeats), desc=title, unit="start")]
     figures = {}
@@ -94,10 +94,10 @@ def measure(start: Callable[[], dict[str, float]], repeats: int, title: str) -> 
 
 
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
-    """An aligned table; phases that take no time are left out."""
+    """Print the figures, without phases below 5 ms."""
     table = Table(title=title)
     table.add_column("phase")
-    for column in ("median s", "least", "most"):
+    for column in ("median s", "min", "max"):
         table.add_column(column, justify="right")
     for phase, seconds in figures.items():
         if seconds["most_s"] >= 0.005:
@@ -106,11 +106,11 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> int:
-    """Exit status 0; a start that fails raises."""
+    """Exit status 0; a failed start raises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="starts of each kind (default: %(default)s)")
-    parser.add_argument("--image", help="measure this image too")
-    parser.add_argument("--docker", default="docker", help="the command that runs it (default: %(default)s)")
+    parser.add_argument("--image", help="also measure this image")
+    parser.add_argument("--docker", default="docker", help="the docker command (default: %(default)s)")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"repeats": arguments.repeats}
     figures["process"] = measure(of_process, arguments.repeats, "process")

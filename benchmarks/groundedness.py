@@ -1,11 +1,12 @@
-"""Does `grounded` mean something? Precision and recall of the check on answers that were labelled by hand.
+"""Precision and recall of the grounding check on hand-labelled answers.
 
     python -m benchmarks.groundedness [--show]
 
-A line has an answer, the passages that the model read, whether they state all that the answer claims (support, not
-truth), which of them do, and the kind of case. grounding.jsonl was at hand while the check was written;
-grounding_apart.jsonl was written without a look at the check and asked only when it was done. Precision is the share of
-answers called grounded that are, recall the share of grounded ones that are called so. The last line is JSON.
+A line has an answer, the passages that the model read, whether they state everything that the answer claims (support,
+not truth), which of them do, and the kind of case. grounding.jsonl is the development set; grounding_apart.jsonl is the
+test set, written without looking at the check and used only when it was finished. Precision: the share of answers
+classified as grounded that are; recall: the share of grounded answers that are classified so. The last line of the
+output is JSON.
 """
 
 from __future__ import annotations
@@ -28,64 +29,66 @@ _LABELLED = ("grounding.jsonl", "grounding_apart.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A labelled answer and what the check says of it. `cites` is whether it names a passage that supports it."""
+class CheckedAnswer:
+    """A labelled answer and the check's result. `cites`: whether the check cites a passage that supports it."""
 
     kind: str
     language: str
     answer: str
-    wanted: bool
+    expected: bool
     found: bool
     score: float
     cites: bool
 
 
-def judge(line: str) -> Judged:
+def check(line: str) -> CheckedAnswer:
     """Check the answer of a line."""
     row = json.loads(line)
     passages = [Passage(f"{n}", passage["title"], passage["text"], 1.0) for n, passage in enumerate(row["passages"])]
     found = ground(row["answer"], passages)
     cites = bool(found.cited & set(row["cited"]))
-    return Judged(row["kind"], row["language"], row["answer"], row["grounded"], found.grounded, found.score, cites)
+    return CheckedAnswer(
+        row["kind"], row["language"], row["answer"], row["grounded"], found.grounded, found.score, cites
+    )
 
 
-def figures_of(judged: Sequence[Judged]) -> dict[str, float]:
-    """Counts and shares; a share of nothing is 0."""
-    right = [case for case in judged if case.wanted and case.found]
-    called, wanted = sum(case.found for case in judged), sum(case.wanted for case in judged)
+def figures_of(checked: Sequence[CheckedAnswer]) -> dict[str, float]:
+    """Counts and shares; a share of no answers is 0."""
+    true_positives = [case for case in checked if case.expected and case.found]
+    positives, expected = sum(case.found for case in checked), sum(case.expected for case in checked)
     return {
-        "answers": len(judged),
-        "grounded": wanted,
-        "precision": round(len(right) / max(1, called), 4),
-        "recall": round(len(right) / max(1, wanted), 4),
-        "right_passage": round(sum(case.cites for case in right) / max(1, len(right)), 4),
+        "answers": len(checked),
+        "grounded": expected,
+        "precision": round(len(true_positives) / max(1, positives), 4),
+        "recall": round(len(true_positives) / max(1, expected), 4),
+        "right_passage": round(sum(case.cites for case in true_positives) / max(1, len(true_positives)), 4),
     }
 
 
-def report(name: str, judged: Sequence[Judged], console: Console) -> dict[str, object]:
-    """Print one file's tables; the figures in them."""
-    groups = {"all": figures_of(judged)}
+def report(name: str, checked: Sequence[CheckedAnswer], console: Console) -> dict[str, object]:
+    """Print the tables of a file, and return their figures."""
+    groups = {"all": figures_of(checked)}
     groups |= {
-        language: figures_of([case for case in judged if case.language == language]) for language in ("pt", "en")
+        language: figures_of([case for case in checked if case.language == language]) for language in ("pt", "en")
     }
-    table = Table(title=f"{name}: {len(judged)} labelled answers")
+    table = Table(title=f"{name}: {len(checked)} labelled answers")
     table.add_column("")
     for group in groups:
         table.add_column(group, justify="right")
     for key in ("precision", "recall", "right_passage"):
         table.add_row(key.replace("_", " "), *(f"{figures[key]:.1%}" for figures in groups.values()))
     console.print(table)
-    kinds: dict[tuple[bool, str], list[Judged]] = defaultdict(list)
-    for case in judged:
-        kinds[not case.wanted, case.kind].append(case)
-    by_kind = Table(title="judged rightly, by kind")
-    for heading in ("kind", "grounded?", "rightly", "of"):
+    kinds: dict[tuple[bool, str], list[CheckedAnswer]] = defaultdict(list)
+    for case in checked:
+        kinds[not case.expected, case.kind].append(case)
+    by_kind = Table(title="classified correctly, by kind")
+    for heading in ("kind", "grounded?", "correct", "of"):
         by_kind.add_column(heading, justify="left" if heading == "kind" else "right")
     shares = {}
     for (_, kind), cases in sorted(kinds.items()):
-        rightly = sum(case.wanted == case.found for case in cases)
-        shares[kind] = [rightly, len(cases)]
-        by_kind.add_row(kind, "yes" if cases[0].wanted else "no", str(rightly), str(len(cases)))
+        correct = sum(case.expected == case.found for case in cases)
+        shares[kind] = [correct, len(cases)]
+        by_kind.add_row(kind, "yes" if cases[0].expected else "no", str(correct), str(len(cases)))
     console.print(by_kind)
     return {"groups": groups, "kinds": shares}
 
@@ -93,19 +96,18 @@ def report(name: str, judged: Sequence[Judged], console: Console) -> dict[str, o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--show", action="store_true", help="print every answer that is judged wrongly")
+    parser.add_argument("--show", action="store_true", help="print every misclassified answer")
     options = parser.parse_args(arguments)
     console = Console()
     found = {}
     for name in _LABELLED:
         lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
-        judged = [judge(line) for line in lines]
-        for case in judged:
-            if options.show and case.wanted != case.found:
-                console.print(
-                    f"{'missed' if case.wanted else 'let through'} ({case.kind}): {case.answer}", markup=False
-                )
-        found[name] = report(name, judged, console)
+        checked = [check(line) for line in lines]
+        for case in checked:
+            if options.show and case.expected != case.found:
+                error = "false negative" if case.expected else "false positive"
+                console.print(f"{error} ({case.kind}): {case.answer}", markup=False)
+        found[name] = report(name, checked, console)
     print(json.dumps(found, ensure_ascii=False))
     return 0
 

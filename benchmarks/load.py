@@ -1,10 +1,10 @@
-"""Many clients at once: is each answer the one its question gets alone, and does /ping stay quick meanwhile?
+"""Concurrency test: answers under load must equal those of sequential requests, and /ping must stay fast.
 
     python -m benchmarks.load [--url URL] [--clients 32] [--requests 500]
 
-Asks every question of benchmarks/questions.jsonl alone, plain; then all clients ask in random order, half of them
-streamed, while a separate process times /ping 50 times a second. Without --url it starts the server itself. The last
-line of its output is JSON. Exit status 1 when an answer differs or a request fails.
+Sends every question of benchmarks/questions.jsonl alone, not streamed; then all clients send them in random order, half
+of them streamed, while a separate process measures /ping 50 times a second. Without --url it starts the server itself.
+The last line of the output is JSON. Exit status 1 when an answer differs or a request fails.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.harness.bootstrap import percentile
 from benchmarks.harness.process import served
-
-_QUESTIONS = Path(__file__).parent / "questions.jsonl"
+from benchmarks.harness.questions import question_texts
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What a client saw: the answer and its sources, and seconds to the first piece of text and to the end."""
+class TimedAnswer:
+    """An answer and its sources, with seconds to the first text and to the end."""
 
     text: str
     sources: tuple[str, ...]
@@ -42,15 +41,15 @@ class Reply:
     total_s: float
 
 
-def ask(client: httpx.Client, question: str, *, stream: bool) -> Reply:
-    """One question, plain or as JSON Lines. Raises httpx.HTTPStatusError or RuntimeError where it was not answered."""
+def ask(client: httpx.Client, question: str, *, stream: bool) -> TimedAnswer:
+    """One question, streamed or not. Raises httpx.HTTPStatusError or RuntimeError if it was not answered."""
     began = time.perf_counter()
     if not stream:
         response = client.post("/invocations", json={"query": question})
         response.raise_for_status()
         document = response.json()
         total_s = time.perf_counter() - began
-        return Reply(document["text"], _ids(document), total_s, total_s)
+        return TimedAnswer(document["text"], _ids(document), total_s, total_s)
     first_s = None
     pieces = []
     with client.stream(
@@ -67,8 +66,8 @@ def ask(client: httpx.Client, question: str, *, stream: bool) -> Reply:
             elif event["type"] == "end":
                 total_s = time.perf_counter() - began
                 if "".join(pieces).strip() != event["text"]:
-                    raise RuntimeError(f"the pieces of {question!r} do not add up to its answer")
-                return Reply(event["text"], _ids(event), first_s or total_s, total_s)
+                    raise RuntimeError(f"the streamed text for {question!r} differs from its final answer")
+                return TimedAnswer(event["text"], _ids(event), first_s or total_s, total_s)
     raise RuntimeError(f"the stream for {question!r} ended without an end event")
 
 
@@ -77,10 +76,10 @@ def _ids(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def watch_ping(url: str, pipe: Connection) -> None:
-    """Time /ping every 20 ms until the pipe says stop; runs in a process of its own, away from the clients' GIL."""
+    """Measure /ping every 20 ms until the pipe has a message; in a separate process, without the clients' GIL."""
     seconds = []
     with httpx.Client(base_url=url, timeout=10) as client:
-        client.get("/ping")  # the connection is made before the clock runs
+        client.get("/ping")  # open the connection before measuring
         while not pipe.poll(0.02):
             began = time.perf_counter()
             status = client.get("/ping").status_code
@@ -88,24 +87,18 @@ def watch_ping(url: str, pipe: Connection) -> None:
     pipe.send(seconds)
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
 def measure(url: str, clients: int, requests: int, seed: int) -> dict[str, Any]:
-    """Figures of one run against the server at `url`."""
-    questions = [json.loads(line)["question"] for line in _QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    """The figures of one run against the server at `url`."""
+    questions = question_texts()
     with httpx.Client(base_url=url, timeout=60) as client:
         alone = {question: ask(client, question, stream=False) for question in tqdm(questions, desc="alone", unit="q")}
 
-    drawn = random.Random(seed)
-    work = [(drawn.choice(questions), place % 2 == 0) for place in range(requests)]
+    rng = random.Random(seed)
+    work = [(rng.choice(questions), place % 2 == 0) for place in range(requests)]
     here, there = multiprocessing.Pipe()
     watcher = multiprocessing.get_context("spawn").Process(target=watch_ping, args=(url, there))
     watcher.start()
-    time.sleep(1.0)  # the watcher imports and connects before the load begins
+    time.sleep(1.0)  # until the watcher has started and connected
 
     wrong, failed, replies = [], [], {True: [], False: []}  # type: ignore[var-annotated]
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -127,7 +120,7 @@ def measure(url: str, clients: int, requests: int, seed: int) -> dict[str, Any]:
     here.send("stop")
     pings = here.recv()
     watcher.join()
-    everyone = replies[True] + replies[False]
+
     return {
         "clients": clients,
         "requests": requests,
@@ -139,7 +132,7 @@ def measure(url: str, clients: int, requests: int, seed: int) -> dict[str, Any]:
         "plain_p95_s": percentile([reply.total_s for reply in replies[False]], 0.95),
         "first_text_p50_s": percentile([reply.first_s for reply in replies[True]], 0.5),
         "first_text_p95_s": percentile([reply.first_s for reply in replies[True]], 0.95),
-        "slowest_s": max(reply.total_s for reply in everyone),
+        "slowest_s": max(reply.total_s for reply in replies[True] + replies[False]),
         "pings": len(pings),
         "ping_p50_ms": 1e3 * percentile(pings, 0.5),
         "ping_p99_ms": 1e3 * percentile(pings, 0.99),
@@ -148,24 +141,24 @@ def measure(url: str, clients: int, requests: int, seed: int) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """An aligned table, then whatever went wrong."""
-    table = Table(title=f"{figures['requests']} requests by {figures['clients']} clients, plain and streamed in turn")
+    """Print the figures, and the first differing answers and failures."""
+    table = Table(title=f"{figures['requests']} requests by {figures['clients']} clients, every second one streamed")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    table.add_row("answers that differ from the question asked alone", str(len(figures["differing"])))
-    table.add_row("requests that failed", str(len(figures["failed"])))
+    table.add_row("answers that differ from the sequential ones", str(len(figures["differing"])))
+    table.add_row("failed requests", str(len(figures["failed"])))
     for name, value in figures.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.1f}" if name.endswith(("_ms", "per_s")) else f"{value:.3f}")
     Console(stderr=True).print(table)
-    for complaint in [*figures["differing"][:5], *figures["failed"][:5]]:
-        print(complaint, file=sys.stderr)
+    for problem in [*figures["differing"][:5], *figures["failed"][:5]]:
+        print(problem, file=sys.stderr)
 
 
 def main() -> int:
-    """Exit status: 0 when every request got the answer that its question gets alone."""
+    """Exit status: 0 if every answer equals the sequential one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a server that runs already; otherwise one is started for the measurement")
+    parser.add_argument("--url", help="a running server; without it, one is started")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)

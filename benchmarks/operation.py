@@ -1,10 +1,10 @@
-"""What each design asks of whoever runs it, and what a language model that cannot load takes down with it.
+"""Operational complexity of each design, and the effect of an LLM that fails to load.
 
     python -m benchmarks.operation [--output build/operation.json]
 
-Counts processes and listening ports of a running monolith and of running microservices, the settings and the lines of
-Python that only the second need; then starts each with an LLM whose weights are damaged and asks for passages, for
-which no LLM is needed. The last line of the output is JSON.
+Counts the processes and listening ports of a running monolith and of running microservices, and the settings and lines
+of Python that only the microservices need; then starts each with corrupt LLM weights and requests passages, which need
+no LLM. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.host import describe, in_words
+from benchmarks.harness.host import describe, machine_line
 from benchmarks.harness.process import ROOT, ServedProcess, free_port
 from benchmarks.harness.variants import start
 
 SCHEMA = "benchmarks.operation/1"
 NAMES = ("monolith", "microservices")
-# What only the microservices read: rag's modules for services and their clients, and their settings.
-_MODULES = (
-    "admitted", "chat_tokenizer", "circuit", "hops", "parts", "remote", "remote_admission", "retrieval_plan", "service",
-)  # fmt: skip
+# The code and the settings that only the microservices use.
+_FOLDERS = ("microservices", "rag/remote")
+_MODULES = ("rag/admission/admitted_generator.py", "rag/engine/chat_tokenizer.py")
 _SETTINGS = ("VECTOR_URL", "LLM_URL", "VECTOR_PORT", "LLM_PORT", "HOP_TIMEOUT_S")
 _LISTENING = "0A"
 _BROKEN_S = 30.0
 
 
 def measure() -> dict[str, Any]:
-    """Everything, as the JSON document that the module describes."""
+    """All figures, as a JSON document."""
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,7 +59,9 @@ def measure() -> dict[str, Any]:
 
 
 def _lines() -> int:
-    files = [*(ROOT / "microservices").glob("*.py"), *(ROOT / "rag" / f"{name}.py" for name in _MODULES)]
+    """Non-empty lines of the code that only the microservices use."""
+    files = [path for folder in _FOLDERS for path in (ROOT / folder).glob("*.py")]
+    files += [ROOT / module for module in _MODULES]
     return sum(bool(line.strip()) for file in files for line in file.read_text(encoding="utf-8").splitlines())
 
 
@@ -69,14 +70,14 @@ def _ports(processes: dict[int, str]) -> set[int]:
     sockets: set[str] = set()
     for pid in processes:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):  # closed meanwhile
-                sockets.add(os.readlink(entry))  # noqa: PTH115 - "socket:[1234]" is no path
+            with contextlib.suppress(OSError):  # closed in the meantime
+                sockets.add(os.readlink(entry))  # noqa: PTH115 - "socket:[1234]" is not a path
     rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
     return {int(row[1].split(":")[1], 16) for row in rows if row[3] == _LISTENING and f"socket:[{row[9]}]" in sockets}
 
 
 def _with_damaged_llm(name: str, folder: Path) -> dict[str, Any]:
-    """Whether passages are found while the LLM cannot load: seconds until the first answer, or the refusal's code."""
+    """Retrieval with corrupt LLM weights: seconds until the first answer, or the last error code."""
     model = folder / f"{name}-llm"
     shutil.copytree(ROOT / "models" / "rag-tiny", model)
     weights = model / "model.safetensors"
@@ -102,8 +103,8 @@ def _with_damaged_llm(name: str, folder: Path) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """A row a figure."""
-    table = Table("figure", *NAMES, title=in_words(result["machine"]))
+    """Print the figures, one row each."""
+    table = Table("figure", *NAMES, title=machine_line(result["machine"]))
     for figure in ("processes", "ports"):
         table.add_row(figure, *(str(result[name][figure]) for name in NAMES))
     for figure in ("retrieves_after_s", "code", "ping"):
@@ -114,7 +115,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Exit status 0; what fails to start raises."""
+    """Exit status 0; a server that fails to start raises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "operation.json")
     arguments = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What HTTP and the pipeline add to the bare engine: to the first token, and to every token after it.
+"""The latency that HTTP and the pipeline add to the engine: for the first token, and for every further token.
 
     python -m benchmarks.overhead [--backend torch] [--prompt-words 100] [--new-tokens 48] [--repeats 100]
 
-One client, the default model. The engine is asked in this process, without text or HTTP; the server, a process of its
-own, streams in the generate mode, which neither embeds nor retrieves, so both compute the same tokens. They take turns,
-each request with a random prompt. Both are timed to the first token that makes text: the blank before a first word
-shows nothing and is held back. The client is a bare socket: what a client's library takes is not the server's. The
-answer mode, which also embeds the question and searches, is timed beside them on questions of its own and can't be
-compared token by token. The last line of the output is JSON.
+One client, the default model. The engine runs in this process, without text or HTTP; the server, a separate process,
+streams in the generate mode, which neither embeds nor retrieves, so both compute the same tokens. They alternate, each
+request with a random prompt. Both are timed to the first token with visible text: the space before the first word is
+not sent. The client is a plain socket, to exclude the overhead of a client library. The answer mode, which also embeds
+the question and searches, is measured as well, on other questions, and is not comparable per token. The last line of
+the output is JSON.
 """
 
 from __future__ import annotations
@@ -31,47 +31,28 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from benchmarks.harness import host
+from benchmarks.harness.bootstrap import percentile
+from benchmarks.harness.local_engine import generate
 from benchmarks.harness.process import served
-from benchmarks.load import percentile
+from benchmarks.harness.questions import QUESTIONS, question_texts
 from rag.backends.choice import BackendName
 from rag.checkpoint import resolve_model
 from rag.engine.detokenizer import TextStream
-from rag.engine.engine import Engine
 from rag.engine.loading import EngineConfig, load_generator
-from rag.errors import RagError
 from rag.interfaces import Message, Sampling
 from rag.settings import Settings
 
 Figures = dict[str, dict[str, float]]
 
-_QUESTIONS = Path(__file__).parent / "questions.jsonl"
 
-
-def bare(engine: Engine, prompt_ids: list[int], new_tokens: int) -> tuple[list[float], list[int]]:
-    """Seconds after submission at which each token came out of the engine, and the tokens."""
-    began = time.perf_counter()
-    ticket = engine.submit(prompt_ids, Sampling(new_tokens))
-    arrivals: list[float] = []
-    tokens: list[int] = []
-    while True:
-        event = ticket.events.get()
-        if isinstance(event, RagError):
-            raise event
-        if event.draw is not None:
-            arrivals.append(time.perf_counter() - began)
-            tokens.append(event.draw.token)
-        if event.finish_reason is not None:
-            return arrivals, tokens
-
-
-def first_shown(tokens: list[int], tokenizer: Tokenizer) -> int:
-    """The place of the first token that makes text."""
+def first_visible(tokens: list[int], tokenizer: Tokenizer) -> int:
+    """The index of the first token with visible text."""
     text = TextStream(tokenizer)
     return next(place for place, token in enumerate(tokens) if text.push(token))
 
 
 def over_http(client: socket.socket, body: dict[str, Any]) -> tuple[list[float], int]:
-    """Seconds after the request at which each text event arrived, and the tokens that the server counted."""
+    """Seconds from the request to each text event, and the server's token count."""
     content = json.dumps(body).encode()
     head = (
         "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -79,18 +60,18 @@ def over_http(client: socket.socket, body: dict[str, Any]) -> tuple[list[float],
     )
     began = time.perf_counter()
     client.sendall(head.encode() + content)
-    received, arrived = bytearray(), []  # and what had arrived when: (bytes, seconds)
+    received, arrived = bytearray(), []  # arrived: (total bytes, seconds) after each read
     while not received.endswith(b"\r\n0\r\n\r\n"):
         piece = client.recv(65536)
         arrived.append((len(received) + len(piece), time.perf_counter() - began))
         received += piece
         if not piece:
-            raise RuntimeError(f"the server hung up after {bytes(received[:300])!r}")
+            raise RuntimeError(f"the server closed the connection after {bytes(received[:300])!r}")
     arrivals: list[float] = []
     counted, end = None, 0
     for line in bytes(received).splitlines(keepends=True):
         end += len(line)
-        if not line.startswith(b"{"):  # a header, or the size of a chunk
+        if not line.startswith(b"{"):  # a header, or a chunk size
             continue
         event = json.loads(line)
         if event["type"] == "text":
@@ -102,17 +83,17 @@ def over_http(client: socket.socket, body: dict[str, Any]) -> tuple[list[float],
     return arrivals, counted
 
 
-def a_token_s(arrivals: list[float], tokens: int) -> float:
-    """Seconds a token after the first piece; several tokens may share a piece, so the ends count."""
+def seconds_per_token(arrivals: list[float], tokens: int) -> float:
+    """Mean seconds per token after the first event; an event may contain several tokens."""
     return (arrivals[-1] - arrivals[0]) / max(1, tokens - 1)
 
 
 def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: int) -> tuple[Figures, dict[str, float]]:
-    """Medians and tails of first_s and token_s, by way of asking; and the medians of what HTTP added to a prompt."""
+    """Percentiles of the seconds to the first token and per token, by interface; the median overhead of HTTP."""
     settings = Settings()
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    blocks = 1 if backend == "torch" else -(-(settings.context or 0) // 32)  # one session's
+    blocks = 1 if backend == "torch" else -(-(settings.context or 0) // 32)  # for one session
     generator = load_generator(
         EngineConfig(
             settings.llm,
@@ -125,9 +106,9 @@ def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: i
         )
     )
     tokenizer = Tokenizer.from_file(str(resolve_model(settings.llm) / "tokenizer.json"))
-    words = [word for line in _QUESTIONS.read_text(encoding="utf-8").split() if (word := line.strip('",:{}[]?'))]
-    questions = [json.loads(line)["question"] for line in _QUESTIONS.read_text(encoding="utf-8").splitlines()]
-    drawn = random.Random(1)
+    words = [word for line in QUESTIONS.read_text(encoding="utf-8").split() if (word := line.strip('",:{}[]?'))]
+    questions = question_texts()
+    rng = random.Random(1)
     seconds: dict[str, list[tuple[float, float]]] = {"engine": [], "HTTP, generate": [], "HTTP, answer": []}
     with (
         tempfile.TemporaryDirectory() as logs,
@@ -135,22 +116,22 @@ def measure(backend: BackendName, prompt_words: int, new_tokens: int, repeats: i
         socket.create_connection(("127.0.0.1", server.port), timeout=60) as client,
     ):
         for repeat in tqdm(range(repeats + 2), unit="round"):
-            prompt = " ".join(drawn.choices(words, k=prompt_words))
+            prompt = " ".join(rng.choices(words, k=prompt_words))
             ids = generator.encode([Message("user", prompt)])
-            taken, tokens = bare(generator.engine, ids, new_tokens)
-            shown = taken[first_shown(tokens, tokenizer) :]
-            round_s = {"engine": (shown[0], a_token_s(shown, len(shown)))}
-            wanted = {"max_new_tokens": new_tokens, "stream": True}
+            generation = generate(generator.engine, ids, Sampling(new_tokens))
+            visible = generation.arrivals_s[first_visible(generation.tokens, tokenizer) :]
+            round_s = {"engine": (visible[0], seconds_per_token(visible, len(visible)))}
+            options = {"max_new_tokens": new_tokens, "stream": True}
             for name, body in (
-                ("HTTP, generate", {"query": prompt, "mode": "generate", **wanted}),
-                ("HTTP, answer", {"query": drawn.choice(questions), **wanted}),
+                ("HTTP, generate", {"query": prompt, "mode": "generate", **options}),
+                ("HTTP, answer", {"query": rng.choice(questions), **options}),
             ):
                 arrivals, counted = over_http(client, body)
                 if arrivals:
-                    round_s[name] = (arrivals[0], a_token_s(arrivals, counted))
-            for name, taken_s in round_s.items():
-                if repeat >= 2:  # the first rounds warm both up
-                    seconds[name].append(taken_s)
+                    round_s[name] = (arrivals[0], seconds_per_token(arrivals, counted))
+            for name, measured_s in round_s.items():
+                if repeat >= 2:  # the first rounds are warm-up
+                    seconds[name].append(measured_s)
     generator.close()
     figures = {
         name: {
@@ -179,15 +160,15 @@ def main() -> int:
     arguments = parser.parse_args()
     figures, added = measure(arguments.backend, arguments.prompt_words, arguments.new_tokens, arguments.repeats)
     hardware = host.describe()
-    table = Table(title=f"One client, the default model on {arguments.backend}, {host.in_words(hardware)}")
-    table.add_column("asked", no_wrap=True)
-    for heading in ("first ms p50", "p95", "a token ms p50", "p95"):
+    table = Table(title=f"One client, the default model on {arguments.backend}, {host.machine_line(hardware)}")
+    table.add_column("interface", no_wrap=True)
+    for heading in ("first token ms p50", "p95", "per token ms p50", "p95"):
         table.add_column(heading, justify="right")
     for name, row in figures.items():
         table.add_row(name, *(f"{1e3 * value:.2f}" for value in row.values()))
     table.add_section()
     table.add_row(
-        "HTTP and pipeline add", f"{1e3 * added['first_p50_s']:.2f}", "", f"{1e3 * added['token_p50_s']:.2f}", ""
+        "added by HTTP and pipeline", f"{1e3 * added['first_p50_s']:.2f}", "", f"{1e3 * added['token_p50_s']:.2f}", ""
     )
     Console(stderr=True).print(table)
     print(json.dumps({"hardware": hardware, "backend": arguments.backend, "figures": figures, "added": added}))

@@ -1,8 +1,8 @@
-"""The verdict page: what is claimed for monoliths and microservices, what was measured, and whether it holds.
+"""Writes the comparison page: common claims on monoliths and microservices, the measurements, and the verdicts.
 
     python -m benchmarks.verdicts [--compared FILE] [--operation FILE] [--output docs/comparison.md]
 
-Pure: the same two JSON documents always make the same page. Without arguments it reads notebooks/results.
+Deterministic: the page depends only on the two JSON documents. Without arguments it reads notebooks/results.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.harness.design_claims import (
     Document,
     judge_all,
 )
-from benchmarks.harness.host import in_words
+from benchmarks.harness.host import machine_line
 from benchmarks.harness.process import ROOT
-from benchmarks.harness.wording import LANGUAGES, Speaker, speaker
+from benchmarks.harness.wording import LANGUAGES, Locale, locale_for
 
 RESULTS = ROOT / "notebooks" / "results"
 PAGE = ROOT / "docs" / "comparison.md"
@@ -46,19 +46,19 @@ def _load(path: Path | None, kind: str) -> Document:
     return document
 
 
-def verdict_words(verdict: str, spoken: Speaker) -> str:
-    """The verdict as a reader sees it."""
+def verdict_words(verdict: str, locale: Locale) -> str:
+    """The verdict as a phrase."""
     return {
-        HOLDS: spoken.say("vale", "holds"),
-        PARTLY: spoken.say("vale em parte", "holds in part"),
-        FAILS: spoken.say("não vale", "does not hold"),
-        UNMEASURED: spoken.say("não medido", "not measured"),
+        HOLDS: locale.text("vale", "holds"),
+        PARTLY: locale.text("vale em parte", "holds in part"),
+        FAILS: locale.text("não vale", "does not hold"),
+        UNMEASURED: locale.text("não medido", "not measured"),
     }[verdict]
 
 
-def design_words(design: str, spoken: Speaker) -> str:
-    """The design as a reader sees it."""
-    return spoken.say("monólito", "monolith") if design == MONOLITH else spoken.say("microsserviços", "microservices")
+def design_words(design: str, locale: Locale) -> str:
+    """The design's name."""
+    return locale.text("monólito", "monolith") if design == MONOLITH else locale.text("microsserviços", "microservices")
 
 
 def render(compared: Document, operation: Document) -> str:
@@ -73,51 +73,51 @@ def render(compared: Document, operation: Document) -> str:
         "# Monólito ou microsserviços · Monolith or microservices\n\n"
         f"```sh\n{commands}\n```\n"
     )
-    return head + "".join(_section(compared, operation, speaker(language)) for language in LANGUAGES)
+    return head + "".join(_section(compared, operation, locale_for(language)) for language in LANGUAGES)
 
 
-def _section(compared: Document, operation: Document, spoken: Speaker) -> str:
-    verdicts = judge_all(compared, operation, spoken)
-    say = spoken.say
-    head = [say("afirmação", "claim"), say("sobre", "about"), say("medido", "measured"), say("veredito", "verdict")]
+def _section(compared: Document, operation: Document, locale: Locale) -> str:
+    verdicts = judge_all(compared, operation, locale)
+    text = locale.text
+    head = [text("afirmação", "claim"), text("sobre", "about"), text("medido", "measured"), text("veredito", "verdict")]
     rows = [
         [
-            f"**{say(*verdict.claim.title)}.** {say(*verdict.claim.text)}",
-            _about(verdict, spoken),
+            f"**{text(*verdict.claim.title)}.** {text(*verdict.claim.text)}",
+            _about(verdict, locale),
             verdict.measured,
-            f"**{verdict_words(verdict.verdict, spoken)}**",
+            f"**{verdict_words(verdict.verdict, locale)}**",
         ]
         for verdict in verdicts
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
     parts = [
-        f"## {say('Português', 'English')}",
-        conditions(compared, spoken),
+        f"## {text('Português', 'English')}",
+        conditions(compared, locale),
         "\n".join(lines),
-        f"### {say('Onde ganham os microsserviços', 'Where microservices win')}",
-        _winning(verdicts, MICROSERVICES, spoken),
-        f"### {say('Onde ganha o monólito', 'Where the monolith wins')}",
-        _winning(verdicts, MONOLITH, spoken),
+        f"### {text('Onde ganham os microsserviços', 'Where microservices win')}",
+        _winning(verdicts, MICROSERVICES, locale),
+        f"### {text('Onde ganha o monólito', 'Where the monolith wins')}",
+        _winning(verdicts, MONOLITH, locale),
     ]
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def _about(verdict: ClaimVerdict, spoken: Speaker) -> str:
-    side = spoken.say("vantagem", "advantage") if verdict.claim.praise else spoken.say("desvantagem", "drawback")
-    return f"{design_words(verdict.claim.about, spoken)}, {side}"
+def _about(verdict: ClaimVerdict, locale: Locale) -> str:
+    side = locale.text("vantagem", "advantage") if verdict.claim.praise else locale.text("desvantagem", "drawback")
+    return f"{design_words(verdict.claim.about, locale)}, {side}"
 
 
-def conditions(compared: Document, spoken: Speaker) -> str:
-    """On what, when and how long it was measured."""
+def conditions(compared: Document, locale: Locale) -> str:
+    """Date, machine and extent of the measurement."""
     machine = compared["machine"]
     tokens = compared["settings"]["answer_tokens"]
-    when = spoken.numbers.date(compared["began"])
-    on = f"{in_words(machine)}, Python {machine['python']}"
-    short = spoken.say(
+    when = locale.numbers.date(compared["began"])
+    on = f"{machine_line(machine)}, Python {machine['python']}"
+    short = locale.text(
         " Medição curta (`--quick`): poucos pedidos, intervalos largos.",
         " A short run (`--quick`): few requests, wide intervals.",
     )
-    return spoken.say(
+    return locale.text(
         f"Medido em {when}, em {on}, com os modelos que acompanham o projeto e {tokens} tokens por resposta; "
         "entre parênteses, intervalos de 95 %.",
         f"Measured on {when}, on {on}, with the models that ship and {tokens} tokens an answer; "
@@ -125,11 +125,11 @@ def conditions(compared: Document, spoken: Speaker) -> str:
     ) + (short if compared["quick"] else "")
 
 
-def _winning(verdicts: list[ClaimVerdict], design: str, spoken: Speaker) -> str:
+def _winning(verdicts: list[ClaimVerdict], design: str, locale: Locale) -> str:
     won = [verdict for verdict in verdicts if verdict.favours == design]
     if not won:
-        return spoken.say("Em nada do que foi medido.", "In nothing that was measured.")
-    return "\n".join(f"- {spoken.say(*verdict.claim.title)}: {verdict.measured}." for verdict in won)
+        return locale.text("Em nada do que foi medido.", "In nothing that was measured.")
+    return "\n".join(f"- {locale.text(*verdict.claim.title)}: {verdict.measured}." for verdict in won)
 
 
 def main() -> int:

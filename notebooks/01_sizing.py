@@ -15,10 +15,10 @@
 # # 1. Dimensionamento · Sizing
 #
 # Quantas sessões cabem, em quantos nós, e o que fazer quando não cabem. Tudo vem do pacote `capacity`, o mesmo que o
-# contêiner consulta ao iniciar; nada é baixado. Troque a pergunta abaixo e execute de novo.
+# contêiner usa ao iniciar; nada é baixado. Troque os valores abaixo e execute de novo.
 #
 # *How many sessions fit, on how many nodes, and what to do when they do not. Everything comes from the package
-# `capacity`, which the container itself asks when it starts; nothing is downloaded. Change the question below and run again.*
+# `capacity`, which the container also uses when it starts; nothing is downloaded. Change the values below and run again.*
 
 # %%
 import os
@@ -40,7 +40,7 @@ KV_DTYPE = "fp8"
 from IPython.display import Markdown, display
 from matplotlib import pyplot
 
-from benchmarks.harness.wording import speaker
+from benchmarks.harness.wording import locale_for
 from capacity import EngineSpec, Request, Workload, apply_fix, check, load_hardware, load_model, make_plan, refuse
 from capacity.report import markdown, page
 from capacity.report.figures import figures as report_figures
@@ -49,16 +49,16 @@ from capacity.report.writer import Writer
 from notebooks import plots
 
 plots.use_style()
-spoken = speaker(LANGUAGE)
-say, numbers = spoken.say, spoken.numbers
+locale = locale_for(LANGUAGE)
+text, numbers = locale.text, locale.numbers
 GIB = 2**30
 
 # %% [markdown]
 # ## O plano · The plan
 #
-# O menor número de instâncias que sustenta a carga. O mesmo objeto vai para a implantação, o boot, o motor e a admissão.
+# O menor número de instâncias que atende à carga. Implantação, inicialização, motor e admissão usam este mesmo objeto.
 #
-# *The fewest instances that hold the load. The very same object goes to deployment, boot, engine and admission.*
+# *The fewest instances that can serve the load. Deployment, boot, engine and admission all use this object.*
 
 # %%
 request = Request(
@@ -69,23 +69,23 @@ request = Request(
 )
 plan = make_plan(request).plan
 plots.table(
-    [say("grandeza", "quantity"), say("valor", "value")],
+    [text("grandeza", "quantity"), text("valor", "value")],
     [
-        [say("instâncias", "instances"), f"{plan.instances} × {plan.hardware}"],
-        [say("paralelismo de tensores", "tensor parallelism"), str(plan.tensor_parallel)],
-        [say("réplicas por instância", "replicas an instance"), str(plan.replicas_per_instance)],
-        [say("sessões por instância", "sessions an instance"), numbers.number(plan.sessions_per_instance)],
-        [say("KV por sessão", "KV a session"), numbers.gib(plan.kv_bytes_per_session / GIB, 2)],
-        [say("blocos de KV por posto", "KV blocks a rank"), numbers.number(plan.num_blocks)],
+        [text("instâncias", "instances"), f"{plan.instances} × {plan.hardware}"],
+        [text("paralelismo de tensores", "tensor parallelism"), str(plan.tensor_parallel)],
+        [text("réplicas por instância", "replicas an instance"), str(plan.replicas_per_instance)],
+        [text("sessões por instância", "sessions an instance"), numbers.number(plan.sessions_per_instance)],
+        [text("KV por sessão", "KV a session"), numbers.gib(plan.kv_bytes_per_session / GIB, 2)],
+        [text("blocos de KV por posto", "KV blocks a rank"), numbers.number(plan.num_blocks)],
     ],
 )
 
 # %% [markdown]
 # ## A conta da memória · The memory bill
 #
-# Um posto (uma GPU), termo a termo. Pesos e KV são exatos; o que é estimado diz que é.
+# Um posto (uma GPU), termo a termo. Pesos e KV são exatos; as estimativas estão indicadas.
 #
-# *One rank (one GPU), term by term. Weights and KV are exact; what is estimated says so.*
+# *One rank (one GPU), term by term. Weights and KV are exact; estimates are marked.*
 
 # %%
 report = report_figures(request)
@@ -98,10 +98,10 @@ parts = {
 _, axes = pyplot.subplots(figsize=(8, 2.6))
 plots.stack(axes, parts, lambda value: numbers.number(value, 1))
 axes.set(
-    title=say(f"Memória de uma GPU de {HARDWARE}, GiB", f"Memory of one {HARDWARE} GPU, GiB"),
+    title=text(f"Memória de uma GPU de {HARDWARE}, GiB", f"Memory of one {HARDWARE} GPU, GiB"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(locale, 0))
 pyplot.show()
 
 # %% [markdown]
@@ -109,7 +109,7 @@ pyplot.show()
 #
 # O plano escolhe o paralelismo de tensores de novo em cada ponto, para precisar do menor número de nós.
 #
-# *The plan chooses the tensor parallelism anew at each point, so as to need the fewest nodes.*
+# *At each point the plan chooses the tensor parallelism that needs the fewest nodes.*
 
 # %%
 contexts = [2**power for power in range(11, 18)]
@@ -126,21 +126,21 @@ _, axes = pyplot.subplots()
 plots.lines(axes, contexts, curves)
 axes.set(
     xscale="log", yscale="log", xticks=contexts,
-    title=say(f"{MODEL}: sessões que cabem em um {HARDWARE}", f"{MODEL}: sessions that fit one {HARDWARE}"),
-    xlabel=say("contexto, tokens (escala logarítmica)", "context, tokens (logarithmic scale)"),
-    ylabel=say("sessões por nó", "sessions a node"),
+    title=text(f"{MODEL}: sessões que cabem em um {HARDWARE}", f"{MODEL}: sessions that fit one {HARDWARE}"),
+    xlabel=text("contexto, tokens (escala logarítmica)", "context, tokens (logarithmic scale)"),
+    ylabel=text("sessões por nó", "sessions a node"),
 )  # fmt: skip
 axes.minorticks_off()
-axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
-axes.yaxis.set_major_formatter(plots.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(locale, 0))
+axes.yaxis.set_major_formatter(plots.axis(locale, 0))
 pyplot.show()
 
 # %% [markdown]
 # ## E se fosse outra máquina? · What if it were another machine?
 #
-# A mesma pergunta, menor, para instâncias do SageMaker: quantas são precisas.
+# Uma carga menor, em instâncias do SageMaker: quantas são necessárias.
 #
-# *The same question, smaller, on SageMaker instances: how many it takes.*
+# *A smaller workload on SageMaker instances: how many are needed.*
 
 # %%
 machines = ["ml.g6e.12xlarge", "ml.g6e.48xlarge", "ml.p4d.24xlarge", "ml.p5.48xlarge"]
@@ -153,8 +153,8 @@ for dtype in ("bf16", "fp8"):
 _, axes = pyplot.subplots()
 plots.bars(axes, machines, needed, numbers.number)
 axes.set(
-    title=say(f"{MODEL}, 200 sessões de 32.768 tokens", f"{MODEL}, 200 sessions of 32,768 tokens"),
-    ylabel=say("instâncias", "instances"),
+    title=text(f"{MODEL}, 200 sessões de 32.768 tokens", f"{MODEL}, 200 sessions of 32,768 tokens"),
+    ylabel=text("instâncias", "instances"),
 )
 pyplot.show()
 
@@ -166,11 +166,11 @@ pyplot.show()
 # *Minimum, recommended (N+1) and ideal (N+2). Headroom is on the demand, never on nodes already rounded.*
 
 # %%
-names = {"minimum": say("mínimo", "minimum"), "recommended": say("recomendado", "recommended"), "ideal": "ideal"}
+names = {"minimum": text("mínimo", "minimum"), "recommended": text("recomendado", "recommended"), "ideal": "ideal"}
 scenarios = report["scenarios"]
 plots.table(
-    [say("cenário", "scenario"), say("folga", "headroom"), say("orçamento por nó", "budget a node"),
-     say("sessões por nó", "sessions a node"), say("nós", "nodes"), say("sessões se um nó cair", "sessions after one failure")],
+    [text("cenário", "scenario"), text("folga", "headroom"), text("orçamento por nó", "budget a node"),
+     text("sessões por nó", "sessions a node"), text("nós", "nodes"), text("sessões se um nó cair", "sessions after one failure")],
     [
         [name, numbers.percent(scenarios[key]["headroom"]), numbers.gib(scenarios[key]["budget_per_node_gib"]),
          numbers.number(scenarios[key]["sessions_per_node"]), str(scenarios[key]["nodes"]),
@@ -180,22 +180,22 @@ plots.table(
 )  # fmt: skip
 _, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3.2))
 plots.bars(
-    left, list(names.values()), {say("nós", "nodes"): [scenarios[key]["nodes"] for key in names]}, numbers.number
+    left, list(names.values()), {text("nós", "nodes"): [scenarios[key]["nodes"] for key in names]}, numbers.number
 )
-left.set_title(say("Nós", "Nodes"))
+left.set_title(text("Nós", "Nodes"))
 held = [scenarios[key]["nodes"] * scenarios[key]["sessions_per_node"] for key in names]
-plots.bars(right, list(names.values()), {say("sessões", "sessions"): held}, numbers.number)
+plots.bars(right, list(names.values()), {text("sessões", "sessions"): held}, numbers.number)
 right.axhline(CONCURRENCY, color=plots.PALETTE[5], linestyle="--")
 asked = numbers.number(CONCURRENCY)
-right.set_title(say(f"Sessões (tracejado: {asked} pedidas)", f"Sessions (dashed: {asked} asked)"))
+right.set_title(text(f"Sessões (tracejado: {asked} pedidas)", f"Sessions (dashed: {asked} asked)"))
 pyplot.show()
 
 # %% [markdown]
 # ## O relatório · The report
 #
-# O mesmo que `sizing.py report` escreve; a versão em HTML, que se imprime em PDF, fica em `build/notebooks/`.
+# O mesmo de `sizing.py report`; a versão em HTML, que pode ser impressa em PDF, fica em `build/notebooks/`.
 #
-# *The same that `sizing.py report` writes; the HTML, which prints to PDF, is left in `build/notebooks/`.*
+# *The same as `sizing.py report`; the HTML version, which can be printed to PDF, is written to `build/notebooks/`.*
 
 # %%
 document = compose(report, LANGUAGE)
@@ -205,11 +205,11 @@ written.write_text(page.render(document, writer), encoding="utf-8")
 display(Markdown(markdown.render(document)))
 
 # %% [markdown]
-# ## Uma recusa e seus remédios · A refusal and its fixes
+# ## Uma recusa e suas correções · A refusal and its fixes
 #
-# O que não cabe é recusado com números e remédios. Aqui cada remédio é aplicado e passa de novo por `check`.
+# O que não cabe é recusado com números e correções. Aqui cada correção é aplicada e verificada de novo por `check`.
 #
-# *What does not fit is refused with figures and fixes. Here each fix is applied and put to `check` once more.*
+# *What does not fit is refused with figures and fixes. Here each fix is applied and verified by `check`.*
 
 # %%
 too_much = Request(load_model("Qwen3-32B"), load_hardware("ml.g6e.12xlarge"), Workload(32_768, 24))
@@ -218,9 +218,9 @@ refusal = refuse(too_much, verdict)
 print(refusal.message)
 checked = [check(apply_fix(too_much, fix)) for fix in refusal.fixes]
 plots.table(
-    [say("remédio", "fix"), say("efeito", "effect"), say("conferido de novo", "checked again"), say("sobra", "left over")],
+    [text("correção", "fix"), text("efeito", "effect"), text("verificada", "checked"), text("sobra", "left over")],
     [
-        [f"`{fix.flags}`", fix.effect, say("cabe", "fits") if again.fits else say("NÃO CABE", "DOES NOT FIT"),
+        [f"`{fix.flags}`", fix.effect, text("cabe", "fits") if again.fits else text("NÃO CABE", "DOES NOT FIT"),
          numbers.gib((again.plan.have_bytes - again.plan.need_total_bytes) / GIB)]
         for fix, again in zip(refusal.fixes, checked, strict=True)
     ],
@@ -230,23 +230,23 @@ assert all(again.fits for again in checked)
 
 # %%
 labels = [
-    say("como pedido", "as asked"),
+    text("como pedido", "as asked"),
     *(fix.flags.replace("--", "").replace(" weights", "\nweights") for fix in refusal.fixes),
 ]
 plans = [verdict.plan, *(again.plan for again in checked)]
 _, axes = pyplot.subplots(figsize=(8, 4.2))
 rows = range(len(plans))
 axes.barh(
-    rows, [made.need_total_bytes / GIB for made in plans], 0.62, color=plots.PALETTE[0], label=say("precisa", "needs")
+    rows, [made.need_total_bytes / GIB for made in plans], 0.62, color=plots.PALETTE[0], label=text("precisa", "needs")
 )
 axes.scatter([made.have_bytes / GIB for made in plans], rows, marker="|", s=520, linewidths=3, color=plots.PALETTE[5],
-             zorder=3, label=say("tem", "has"))  # fmt: skip
+             zorder=3, label=text("tem", "has"))  # fmt: skip
 axes.set_yticks(rows, labels)
 axes.invert_yaxis()
 axes.set(
-    title=say("Memória de um posto: o que precisa e o que tem", "Memory of one rank: what it needs and what it has"),
+    title=text("Memória de um posto: o que precisa e o que tem", "Memory of one rank: what it needs and what it has"),
     xlabel="GiB",
 )
-axes.xaxis.set_major_formatter(plots.axis(spoken, 0))
+axes.xaxis.set_major_formatter(plots.axis(locale, 0))
 axes.legend(loc="lower right", markerscale=0.4)
 pyplot.show()

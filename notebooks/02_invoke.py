@@ -14,10 +14,10 @@
 # %% [markdown]
 # # 2. Chamar o endpoint · Calling the endpoint
 #
-# Com `ENDPOINT_NAME` vazio, o contêiner sobe aqui mesmo atrás de um substituto do SageMaker Runtime, sem rede nem
+# Com `ENDPOINT_NAME` vazio, o contêiner sobe nesta máquina, atrás de um SageMaker Runtime local, sem rede nem
 # credenciais. Com um nome, as mesmas células chamam o endpoint real (região e credenciais como em qualquer uso do boto3).
 #
-# *With `ENDPOINT_NAME` empty, the container starts right here behind a stand-in of the SageMaker Runtime, without network or
+# *With `ENDPOINT_NAME` empty, the container starts on this machine behind a local SageMaker Runtime, without network or
 # credentials. With a name, the same cells call the real endpoint (region and credentials as in any use of boto3).*
 
 # %%
@@ -44,18 +44,18 @@ import boto3
 from matplotlib import pyplot
 
 from benchmarks.harness.process import served
-from benchmarks.harness.wording import speaker
+from benchmarks.harness.wording import locale_for
 from deploy.local.runtime import LocalRuntime
 from notebooks import plots
 from rag_client.client import CONFIG, Client
 from rag_client.failures import CallFailed, SessionClosed
 
 plots.use_style()
-spoken = speaker(LANGUAGE)
-say, numbers = spoken.say, spoken.numbers
+locale = locale_for(LANGUAGE)
+text, numbers = locale.text, locale.numbers
 
 running = ExitStack()
-atexit.register(running.close)  # whatever fails below, no server outlives the kernel
+atexit.register(running.close)  # stop the servers even if a cell fails
 where: dict[str, str] = {}
 if not ENDPOINT_NAME:
     log = Path("build/notebooks/serve.log")
@@ -63,9 +63,9 @@ if not ENDPOINT_NAME:
     container = running.enter_context(served({"CONCURRENCY": "4", "LOG_LEVEL": "WARNING"}, log=log))
     stand_in = running.enter_context(LocalRuntime())
     state = stand_in.serve("rag", container.url).wait(30)
-    print(say("contêiner local:", "local container:"), state)
+    print(text("contêiner local:", "local container:"), state)
     where = {"region_name": "us-east-1", "endpoint_url": stand_in.url}
-    where |= {"aws_access_key_id": "local", "aws_secret_access_key": "local"}  # anything: nobody checks them
+    where |= {"aws_access_key_id": "local", "aws_secret_access_key": "local"}  # any value: they are not checked
 endpoint = ENDPOINT_NAME or "rag"
 
 # %% [markdown]
@@ -79,13 +79,13 @@ response = runtime.invoke_endpoint(
 answer = json.load(response["Body"])
 print(answer["text"])
 plots.table(
-    [say("fonte", "source"), say("título", "title"), say("nota", "score"), say("citada", "cited")],
+    [text("fonte", "source"), text("título", "title"), text("nota", "score"), text("citada", "cited")],
     [
         [
             source["id"],
             source["title"],
             numbers.number(source["score"], 2),
-            say("sim", "yes") if source["cited"] else "–",
+            text("sim", "yes") if source["cited"] else "–",
         ]
         for source in answer["sources"]
     ],
@@ -95,20 +95,20 @@ plots.table(
 # Para onde foi o tempo de uma resposta · *Where the time of an answer went*
 
 # %%
-stages = {"retrieve_s": say("busca", "retrieval"), "prompt_s": "prompt", "generate_s": say("geração", "generation")}
+stages = {"retrieve_s": text("busca", "retrieval"), "prompt_s": "prompt", "generate_s": text("geração", "generation")}
 spent = {words: 1e3 * answer["timings"][stage] for stage, words in stages.items()}
 _, axes = pyplot.subplots(figsize=(8, 2.2))
 plots.stack(axes, spent, lambda value: numbers.number(value, 1))
-axes.set(title=say("Milissegundos por etapa", "Milliseconds by stage"), xlabel="ms")
-axes.xaxis.set_major_formatter(plots.axis(spoken))
+axes.set(title=text("Milissegundos por etapa", "Milliseconds by stage"), xlabel="ms")
+axes.xaxis.set_major_formatter(plots.axis(locale))
 pyplot.show()
 
 # %% [markdown]
 # ## O cliente do projeto · The project's client
 #
-# O mesmo boto3 com tempos-limite certos, repetições só do que o servidor chama de repetível, e erros com tipo.
+# boto3 com tempos-limite adequados, novas tentativas só para erros que o servidor marca como repetíveis, e erros com tipo.
 #
-# *The same boto3 with the right time-outs, retries of only what the server calls retryable, and typed errors.*
+# *boto3 with suitable time-outs, retries only of errors that the server marks as retryable, and typed errors.*
 
 # %%
 client = Client(endpoint, runtime=runtime)
@@ -127,16 +127,16 @@ for event in client.stream("Qual a capital do Brasil?"):
 # %% [markdown]
 # ## Sessão · Session
 #
-# O contêiner guarda a conversa e sua memória de KV; ao sair do `with`, devolve tudo.
+# O contêiner guarda a conversa e sua memória de KV; ao sair do `with`, libera ambas.
 #
-# *The container keeps the conversation and its KV memory; leaving the `with` gives it all back.*
+# *The container keeps the conversation and its KV memory; leaving the `with` releases both.*
 
 # %%
 with client.session() as session:
     for question in ("Qual a capital do Brasil?", "E como se chama o narrador de Grande Sertão: Veredas?"):
         turn = session.ask(question)
         print(question, "→", turn["text"], f"({turn['usage']['prompt_tokens']} tokens)")
-    print(say("sessão aberta até", "session open until"), session.expires)
+    print(text("sessão aberta até", "session open until"), session.expires)
     session_id = session.id
 
 try:
@@ -147,9 +147,9 @@ except SessionClosed as closed:
 # %% [markdown]
 # ## Erros · Errors
 #
-# Uma recusa diz o campo, o valor, o limite e o remédio. O que não cabe no plano traz mudanças já conferidas.
+# Uma recusa informa o campo, o valor, o limite e a correção. Se algo não cabe no plano, ela sugere mudanças verificadas.
 #
-# *A refusal names the field, the value, the limit and the remedy. What does not fit the plan brings changes that were checked.*
+# *A refusal names the field, the value, the limit and the remedy. If something does not fit the plan, it suggests verified changes.*
 
 # %%
 for wrong in (
@@ -161,9 +161,9 @@ for wrong in (
         client.invoke(wrong)
     except CallFailed as failed:
         print(f"{type(failed).__name__} (HTTP {failed.status}, {failed.code}): {failed.message}")
-        for label, told in (("field", failed.field), ("limit", failed.limit), ("remedy", failed.remedy)):
-            if told is not None:
-                print(f"    {label}: {told}")
+        for label, value in (("field", failed.field), ("limit", failed.limit), ("remedy", failed.remedy)):
+            if value is not None:
+                print(f"    {label}: {value}")
         for fix in failed.fixes:
             settings = " ".join(f"{name}={value}" for name, value in fix["deploy"].items())
             print(f"    fix: {settings}  ({fix['effect']})")
@@ -171,9 +171,9 @@ for wrong in (
 # %% [markdown]
 # ## sagemaker-core
 #
-# O SDK do SageMaker pede uma versão mais antiga de `rich` e mora em um ambiente próprio (`make sagemaker-core` o cria).
+# O SDK do SageMaker requer uma versão mais antiga de `rich` e por isso um ambiente separado (criado por `make sagemaker-core`).
 #
-# *The SageMaker SDK asks for an older `rich` and lives in an environment of its own (`make sagemaker-core` makes it).*
+# *The SageMaker SDK requires an older `rich` and therefore a separate environment (created by `make sagemaker-core`).*
 
 # %%
 sdk_python = Path(".venv-sagemaker-core/bin/python")
@@ -184,8 +184,8 @@ if sdk_python.exists():
     command += ["--runtime-url", where["endpoint_url"]] if where else []
     print(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
 else:
-    print(say("PULADO: sagemaker-core não está instalado", "SKIPPED: sagemaker-core is not installed"))
+    print(text("PULADO: sagemaker-core não está instalado", "SKIPPED: sagemaker-core is not installed"))
 
 # %%
 running.close()
-print(say("encerrado", "stopped"))
+print(text("encerrado", "stopped"))

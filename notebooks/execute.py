@@ -1,9 +1,9 @@
-"""Execute the notebooks: each from its .py, in a kernel of its own, without a display, a network or credentials.
+"""Executes the notebooks, each from its .py in a new kernel, without display, network or credentials.
 
     python -m notebooks.execute [01_sizing …] [--output build/notebooks] [--keep]
 
-The .py (py:percent) is what is edited. The executed copies go to `--output`; `--keep` writes them over the committed
-.ipynb as well. A cell that fails ends with status 1, and says which.
+The .py (py:percent) is the source. The executed copies are written to `--output`; with `--keep` they also replace the
+committed .ipynb. A failing cell ends the command with status 1 and is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CELL_LIMIT_S, MEASURED_CELL_LIMIT_S = 240, 1800
 
 
 def has_results() -> bool:
-    """Whether both documents that the comparison reads are there."""
+    """Whether both documents that the comparison needs exist."""
     return all(any((HERE / "results").glob(f"{kind}-*.json")) for kind in ("compare", "operation"))
 
 
@@ -42,13 +42,13 @@ def execute(name: str) -> nbformat.NotebookNode:
     limit_s = MEASURED_CELL_LIMIT_S if os.environ.get("MEASURE") == "1" else CELL_LIMIT_S
     notebook: nbformat.NotebookNode = jupytext.read(HERE / f"{name}.py")
     for place, cell in enumerate(notebook.cells):
-        cell["id"] = f"{name[:2]}-{place:02d}"  # drawn ids would make every run another file
+        cell["id"] = f"{name[:2]}-{place:02d}"  # random ids would change the file in every run
     NotebookClient(
         notebook, timeout=limit_s, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}},
-        config=Config(ConnectionFileMixin={"transport": "ipc"}),  # talks to the kernel without a port
+        config=Config(ConnectionFileMixin={"transport": "ipc"}),  # needs no TCP port
     ).execute()  # fmt: skip
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # the moments of each cell, which say nothing to a reader
+        cell.metadata.pop("execution", None)  # the timestamps, which would change in every run
     return notebook
 
 
@@ -57,14 +57,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=names(), help="which notebooks (default: all)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "notebooks")
-    parser.add_argument("--keep", action="store_true", help="write the outputs into the committed .ipynb as well")
+    parser.add_argument("--keep", action="store_true", help="also replace the committed .ipynb")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     arguments.output.mkdir(parents=True, exist_ok=True)
     console = Console()
     for name in arguments.names:
         if name not in names():
-            parser.error(f"{name}: no such notebook; there are {', '.join(names())}")
+            parser.error(f"{name}: no such notebook; available: {', '.join(names())}")
         if name == COMPARISON and os.environ.get("MEASURE") != "1" and not has_results():
             console.print(f"{name}: SKIPPED: no results in notebooks/results; MEASURE=1 measures here", style="yellow")
             continue

@@ -1,4 +1,4 @@
-"""One small chart a claim: the figures that benchmarks.harness.design_claims judges, as bars."""
+"""A bar chart per claim, with the figures that benchmarks.harness.design_claims judges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from benchmarks.harness.design_claims import MIB, ClaimVerdict
-from benchmarks.harness.wording import Speaker
+from benchmarks.harness.wording import Locale
 from benchmarks.verdicts import verdict_words
 from notebooks.plots import PALETTE, bars
 
@@ -19,7 +19,7 @@ _DESIGNS = ("monolith", "microservices")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Bars with their labels and unit; None where a thing never happened. `spans` are 95 % intervals."""
+    """Bars with labels and unit; a value of None is drawn as "never". `spans`: 95 % intervals."""
 
     unit: str
     labels: Sequence[str]
@@ -28,35 +28,35 @@ class Panel:
     spans: Sequence[tuple[float, float] | None] | None = None
 
 
-def draw(axes: Axes, verdict: ClaimVerdict, compared: Document, operation: Document, spoken: Speaker) -> None:
-    """The claim's panel, its verdict in the title; words instead of bars where nothing was measured."""
-    axes.set_title(f"{spoken.say(*verdict.claim.title)}:\n{verdict_words(verdict.verdict, spoken)}", fontsize=11)
+def draw(axes: Axes, verdict: ClaimVerdict, compared: Document, operation: Document, locale: Locale) -> None:
+    """Draw the claim's chart with its verdict in the title, or a text if it was not measured."""
+    axes.set_title(f"{locale.text(*verdict.claim.title)}:\n{verdict_words(verdict.verdict, locale)}", fontsize=11)
     try:
-        panel = _PANELS[verdict.claim.name](compared, operation, spoken)
+        panel = _PANELS[verdict.claim.name](compared, operation, locale)
     except KeyError:
-        axes.text(0.5, 0.5, spoken.say("não medido", "not measured"), ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, locale.text("não medido", "not measured"), ha="center", transform=axes.transAxes)
         axes.set_axis_off()
         return
     bars(
-        axes, panel.labels, {panel.unit: panel.values}, lambda value: spoken.numbers.number(value, panel.digits),
+        axes, panel.labels, {panel.unit: panel.values}, lambda value: locale.numbers.number(value, panel.digits),
         {panel.unit: panel.spans} if panel.spans else None,
     )  # fmt: skip
     for patch, colour in zip(axes.patches, PALETTE, strict=False):
         patch.set_facecolor(colour)
     for place, value in enumerate(panel.values):
         if value is None:
-            axes.text(place, 0, spoken.say("nunca", "never"), ha="center", va="bottom", fontsize=9)
+            axes.text(place, 0, locale.text("nunca", "never"), ha="center", va="bottom", fontsize=9)
     axes.set_ylabel(panel.unit, fontsize=10)
     axes.tick_params(labelsize=9)
 
 
-def _names(spoken: Speaker) -> list[str]:
-    return [spoken.say("monólito", "monolith"), spoken.say("micros-\nserviços", "micro-\nservices")]
+def _names(locale: Locale) -> list[str]:
+    return [locale.text("monólito", "monolith"), locale.text("micros-\nserviços", "micro-\nservices")]
 
 
-def _counted(figure: str, portuguese: str, english: str) -> Callable[[Document, Document, Speaker], Panel]:
-    def panel(_: Document, operation: Document, spoken: Speaker) -> Panel:
-        return Panel(spoken.say(portuguese, english), _names(spoken), [operation[name][figure] for name in _DESIGNS])
+def _counted(figure: str, portuguese: str, english: str) -> Callable[[Document, Document, Locale], Panel]:
+    def panel(_: Document, operation: Document, locale: Locale) -> Panel:
+        return Panel(locale.text(portuguese, english), _names(locale), [operation[name][figure] for name in _DESIGNS])
 
     return panel
 
@@ -66,67 +66,73 @@ def _measured(figures: Sequence[Document], unit: str, labels: Sequence[str], sca
     return Panel(unit, labels, [figure["value"] * scale for figure in figures], digits, spans)
 
 
-def _latency(compared: Document, _: Document, spoken: Speaker) -> Panel:
+def _latency(compared: Document, _: Document, locale: Locale) -> Panel:
     figures = [compared["added"][name]["added_s"]["p50"] for name in _DESIGNS]
-    return _measured(figures, spoken.say("ms além dos modelos", "ms beyond the models"), _names(spoken), 1e3, 1)
+    return _measured(figures, locale.text("ms além dos modelos", "ms beyond the models"), _names(locale), 1e3, 1)
 
 
-def _boot(compared: Document, _: Document, spoken: Speaker) -> Panel:
-    unit = spoken.say("s até /ping 200", "s until /ping 200")
-    return _measured([compared["boot"][name] for name in _DESIGNS], unit, _names(spoken), 1, 1)
+def _boot(compared: Document, _: Document, locale: Locale) -> Panel:
+    unit = locale.text("s até /ping 200", "s until /ping 200")
+    return _measured([compared["boot"][name] for name in _DESIGNS], unit, _names(locale), 1, 1)
 
 
-def _cascade(compared: Document, _: Document, spoken: Speaker) -> Panel:
+def _cascade(compared: Document, _: Document, locale: Locale) -> Panel:
     faults = compared["faults"]["monolith"]
-    labels = [spoken.say("processo\nmorto", "process\nkilled"), spoken.say("alocação\nrecusada", "allocation\nrefused")]
+    labels = [
+        locale.text("processo\nmorto", "process\nkilled"),
+        locale.text("alocação\nrecusada", "allocation\nrefused"),
+    ]
     values = [faults[name]["modes"]["retrieve"]["out_s"] for name in ("llm_killed", "memory_refused")]
-    return Panel(spoken.say("s sem busca, monólito", "s without retrieval, monolith"), labels, values, 1)
+    return Panel(locale.text("s sem busca, monólito", "s without retrieval, monolith"), labels, values, 1)
 
 
 def _cards(
     figure: str, split: str, unit: tuple[str, str], digits: int
-) -> Callable[[Document, Document, Speaker], Panel]:
-    def panel(compared: Document, _: Document, spoken: Speaker) -> Panel:
+) -> Callable[[Document, Document, Locale], Panel]:
+    def panel(compared: Document, _: Document, locale: Locale) -> Panel:
         cost = compared["cost"]
         shared = {key.removeprefix("monolith with "): cost[key] for key in cost if key.startswith("monolith with ")}
-        labels = [f"{spoken.say('com', 'with')}\n{name.removesuffix('-v2')}" for name in shared]
+        labels = [f"{locale.text('com', 'with')}\n{name.removesuffix('-v2')}" for name in shared]
         values = [part[figure] for part in shared.values()]
         return Panel(
-            spoken.say(*unit), [*labels, spoken.say("só o\nLLM", "LLM\nalone")], [*values, cost["split"][split]], digits
+            locale.text(*unit),
+            [*labels, locale.text("só o\nLLM", "LLM\nalone")],
+            [*values, cost["split"][split]],
+            digits,
         )
 
     return panel
 
 
-def _coupling(_: Document, operation: Document, spoken: Speaker) -> Panel:
+def _coupling(_: Document, operation: Document, locale: Locale) -> Panel:
     values = [operation[name]["damaged_llm"]["retrieves_after_s"] for name in _DESIGNS]
-    return Panel(spoken.say("s até buscar sem LLM", "s until it retrieves, no LLM"), _names(spoken), values, 1)
+    return Panel(locale.text("s até buscar sem LLM", "s until it retrieves, no LLM"), _names(locale), values, 1)
 
 
-def _isolation(compared: Document, _: Document, spoken: Speaker) -> Panel:
+def _isolation(compared: Document, _: Document, locale: Locale) -> Panel:
     modes = [compared["faults"][name]["llm_killed"]["modes"]["retrieve"] for name in _DESIGNS]
-    unit = spoken.say("s sem busca, LLM morto", "s without retrieval, LLM killed")
-    return Panel(unit, _names(spoken), [mode["out_s"] for mode in modes], 1)
+    unit = locale.text("s sem busca, LLM morto", "s without retrieval, LLM killed")
+    return Panel(unit, _names(locale), [mode["out_s"] for mode in modes], 1)
 
 
-def _scaling(compared: Document, _: Document, spoken: Speaker) -> Panel:
+def _scaling(compared: Document, _: Document, locale: Locale) -> Panel:
     figures = [compared["scaling"][count]["requests_per_s"] for count in ("1", "2")]
-    labels = [spoken.say("1 serviço\nde LLM", "1 LLM\nservice"), spoken.say("2 serviços\nde LLM", "2 LLM\nservices")]
-    return _measured(figures, spoken.say("pedidos/s", "requests/s"), labels, 1, 1)
+    labels = [locale.text("1 serviço\nde LLM", "1 LLM\nservice"), locale.text("2 serviços\nde LLM", "2 LLM\nservices")]
+    return _measured(figures, locale.text("pedidos/s", "requests/s"), labels, 1, 1)
 
 
-def _overhead(compared: Document, _: Document, spoken: Speaker) -> Panel:
-    hops = compared["hops"]
-    labels = [spoken.say("busca", "retrieval"), spoken.say("geração", "generation")]
-    values = [1e3 * hops[name]["added_s"] for name in ("vector/retrieve", "llm/generate")]
-    return Panel(spoken.say("ms por troca, além dos modelos", "ms an exchange, beyond models"), labels, values, 1)
+def _overhead(compared: Document, _: Document, locale: Locale) -> Panel:
+    calls = compared["hops"]
+    labels = [locale.text("busca", "retrieval"), locale.text("geração", "generation")]
+    values = [1e3 * calls[name]["added_s"] for name in ("vector/retrieve", "llm/generate")]
+    return Panel(locale.text("ms por troca, além dos modelos", "ms an exchange, beyond models"), labels, values, 1)
 
 
-def _memory(compared: Document, _: Document, spoken: Speaker) -> Panel:
-    return Panel("PSS, MiB", _names(spoken), [compared["memory"][name]["pss_bytes"] / MIB for name in _DESIGNS])
+def _memory(compared: Document, _: Document, locale: Locale) -> Panel:
+    return Panel("PSS, MiB", _names(locale), [compared["memory"][name]["pss_bytes"] / MIB for name in _DESIGNS])
 
 
-_PANELS: Mapping[str, Callable[[Document, Document, Speaker], Panel]] = {
+_PANELS: Mapping[str, Callable[[Document, Document, Locale], Panel]] = {
     "simplicity": _counted("processes", "processos", "processes"),
     "internal_latency": _latency,
     "boot": _boot,

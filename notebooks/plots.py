@@ -1,6 +1,6 @@
-"""What the notebooks draw with: two languages, a palette for colour-blind readers too, shapes for grey print.
+"""Charts and tables of the notebooks: two languages, a colour-blind-safe palette, hatches for grey print.
 
-Nothing here computes a figure; it only shows those that it is given.
+Nothing here computes a figure.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from benchmarks.harness.wording import Speaker
+from benchmarks.harness.wording import Locale
 
-# Okabe and Ito's colours, in an order whose neighbours also differ in lightness.
+# Okabe and Ito's colours, ordered so that neighbours also differ in lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK, MUTED = "#1f2933", "#616e7c"
 
 
-def axis(spoken: Speaker, digits: int | None = None) -> FuncFormatter:
-    """Tick labels with the language's marks: `digits` decimals, or as few as say it."""
+def axis(locale: Locale, digits: int | None = None) -> FuncFormatter:
+    """Tick labels in the language's number format: `digits` decimals, or as few as needed."""
     if digits is None:
-        return FuncFormatter(lambda value, _: spoken.numbers.trimmed(value, 3))
-    return FuncFormatter(lambda value, _: spoken.numbers.number(value, digits))
+        return FuncFormatter(lambda value, _: locale.numbers.trimmed(value, 3))
+    return FuncFormatter(lambda value, _: locale.numbers.number(value, digits))
 
 
 def use_style() -> None:
-    """Sizes and lines that are read on a page as well as on a screen."""
+    """Sizes and lines for paper and screen."""
     pyplot.rcParams.update(
         {
             "figure.figsize": (8.0, 3.6), "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True,
@@ -43,13 +43,13 @@ def use_style() -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table in the notebook's output, readable wherever Markdown is."""
+    """Display a Markdown table."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     display(Markdown("\n".join(lines)))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def stack(axes: Axes, parts: Mapping[str, float], write: Callable[[float], str], *, narrowest: float = 0.06) -> None:
-    """One horizontal bar of parts; one narrower than that share of it has its figure in the legend only."""
+    """A stacked horizontal bar; a part below the share `narrowest` has its figure in the legend only."""
     total, left = sum(parts.values()), 0.0
     for place, (name, value) in enumerate(parts.items()):
         shade = place % len(PALETTE)
@@ -74,9 +74,9 @@ def bars(
     write: Callable[[float], str],
     spans: Mapping[str, Sequence[tuple[float, float] | None]] | None = None,
 ) -> None:
-    """Bars side by side, a group a tick, each with its figure; `spans` are intervals (low, high), drawn as whiskers.
+    """Grouped bars with their figures; `spans`: intervals (low, high), drawn as error bars.
 
-    None is no bar: nothing was measured there.
+    A value of None has no bar.
     """
     width = 0.8 / len(series)
     highest = 0.0
@@ -109,7 +109,7 @@ def bars(
 
 
 def lines(axes: Axes, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> None:
-    """Lines that differ in colour and in their marks."""
+    """Lines with different colours and markers."""
     for place, (name, values) in enumerate(series.items()):
         axes.plot(xs, values, color=PALETTE[place], marker=MARKERS[place], label=name)
     axes.legend(fontsize=10)

@@ -1,4 +1,4 @@
-"""Documents as benchmarks.compare and benchmarks.operation write them, with invented figures."""
+"""Test documents in the formats of benchmarks.compare and benchmarks.operation, with invented figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def figure(value: float, low: float, high: float, samples: int = 40) -> dict[str
 
 
 def compared() -> dict[str, Any]:
-    """A short run in which everything was measured."""
+    """A short run with all parts."""
     return {
         "schema": "benchmarks.compare/1",
         "began": "2026-01-02T03:04:05+00:00",
@@ -55,7 +55,7 @@ def compared() -> dict[str, Any]:
 
 
 def operation() -> dict[str, Any]:
-    """What goes with it."""
+    """The matching document of benchmarks.operation."""
     return {
         "schema": "benchmarks.operation/1",
         "only_microservices": {"lines": 1500, "settings": 5},

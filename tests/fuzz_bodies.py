@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of request bodies, by libFuzzer through atheris, in a process of its own.
+"""Coverage-guided fuzzing of request bodies, by libFuzzer through atheris, in a separate process.
 
     python -m tests.fuzz_bodies CORPUS_DIRECTORY -runs=5000
 
-The directory gets the bodies to begin with. A body that brings a 5xx, an exception, or a refusal that says nothing ends
-it with a crash report, whose last line names the file to repeat it with.
+The seed bodies are written to the directory. A body that causes a 5xx, an exception, or a refusal without a message
+ends the process with a crash report, whose last line names the file that reproduces it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.unit.serving.test_fuzz import BODIES, TYPES
 
 
 def main() -> None:
-    """Does not return: libFuzzer ends the process, with status 0 where nothing was found."""
+    """Does not return: libFuzzer exits the process, with status 0 if nothing was found."""
     for number, body in enumerate(BODIES):
         (Path(sys.argv[1]) / f"body-{number}").write_bytes(b"\0" + json.dumps(body).encode())
     pipeline = fake_pipeline()

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.harness.agreement import contains, exact
+from benchmarks.harness.questions import contains, exact
 from rag.answering.prompt import NOT_IN_PASSAGES, write_messages
 from rag.documents.folder import Document, read_folder
 from training.exercises.exercise import passage

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling: nothing is assumed about how times are distributed."""
+"""Percentiles, and confidence intervals by resampling, without assumptions on the distribution of the values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def interval(values: Sequence[float], statistic: Statistic, seed: int = 0) -> di
     """The statistic of `values` and its 95 % interval (percentile bootstrap, 1,000 resamples); None for no values."""
     if not values:
         return {"value": None, "low": None, "high": None, "samples": 0}
-    drawn = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     data = np.asarray(values, dtype=np.float64)
-    again = [statistic(drawn.choice(data, len(data))) for _ in range(_RESAMPLES)]
-    low, high = np.percentile(again, [2.5, 97.5])
+    resampled = [statistic(rng.choice(data, len(data))) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return {
         "value": round(float(statistic(data)), 6),
         "low": round(float(low), 6),
@@ -37,6 +37,12 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
 def percentiles(values: Sequence[float]) -> dict[str, Any]:
     """p50, p95 and p99, each with its interval."""
     return {f"p{share}": interval(values, _percentile(share)) for share in (50, 95, 99)}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed; without an interval."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _percentile(share: int) -> Statistic:

@@ -1,7 +1,7 @@
-"""What 1,000 requests cost: the monolith on a GPU instance against the LLM there and the rest on a CPU instance.
+"""Cost of 1,000 requests: a monolith on a GPU instance, or the LLM there and the rest on a CPU instance.
 
-By the capacity model: sessions that fit, latency at that batch, list prices of the catalogue. The catalogue has no
-SageMaker price for CPU instances, so without one the break-even is told: the highest price at which splitting pays.
+By the capacity model: sessions that fit, latency at that batch size, list prices of the catalogue. The catalogue has no
+SageMaker price for CPU instances, so the break-even is given as well: the highest CPU price at which splitting pays.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from capacity.catalog import document
 from capacity.planning.latency import estimate_latency
 
 _INPUT_TOKENS, _OUTPUT_TOKENS = 700, 128
-# Weights that share the card in a monolith: the shipped embedder (22.7 M parameters in fp32), and one for many
-# languages (bge-m3, 568 M parameters in fp16).
+# Weights on the GPU besides the LLM in a monolith: the default embedder (22.7 M parameters in fp32), and a multilingual
+# one (bge-m3, 568 M parameters in fp16).
 _EMBEDDERS_BYTES = {"all-MiniLM-L6-v2": 90_868_376, "bge-m3": 1_136_000_000}
 
 
@@ -27,7 +27,7 @@ def per_thousand(
     retrieve_s: float,
     cpu_usd_per_hour: float | None,
 ) -> dict[str, Any]:
-    """Both variants with the card full. `retrieve_s` is the CPU time of a retrieval, which bounds the CPU instance."""
+    """Both designs with the GPU at capacity. `retrieve_s`: CPU time of a retrieval, which limits the CPU instance."""
     hardware, cpu_machine = load_hardware(gpu), load_hardware(cpu)
     if hardware.price is None:
         raise SystemExit(f"the catalogue has no price for {gpu}")
@@ -35,7 +35,7 @@ def per_thousand(
     cpu_usd = cpu_machine.price.usd_per_hour if cpu_machine.price else cpu_usd_per_hour
     cores = next(instance["vcpu"] for instance in document("instances")["instances"] if instance["name"] == cpu)
     split = _requests_per_s(model, gpu, context_tokens, 0)
-    # Many GPU instances share a CPU instance; one alone has it to itself.
+    # At scale, many GPU instances share a CPU instance; a single one needs a whole CPU instance.
     share = split["requests_per_s"] * retrieve_s / cores
     result: dict[str, Any] = {
         "model": model,
@@ -61,17 +61,17 @@ def per_thousand(
 
 
 def _split_usd(requests_per_s: float, gpu_usd: float, cpu_usd: float | None, share: float) -> dict[str, Any]:
-    told: dict[str, Any] = {"gpu_usd_per_1000": gpu_usd / (3.6 * requests_per_s)}
+    costs: dict[str, Any] = {"gpu_usd_per_1000": gpu_usd / (3.6 * requests_per_s)}
     if cpu_usd is not None:
-        told["usd_per_1000"] = {
+        costs["usd_per_1000"] = {
             "one_gpu": (gpu_usd + cpu_usd) / (3.6 * requests_per_s),
             "at_scale": (gpu_usd + cpu_usd * share) / (3.6 * requests_per_s),
         }
-    return told
+    return costs
 
 
 def _requests_per_s(model: str, gpu: str, context_tokens: int, embedder_bytes: int) -> dict[str, float]:
-    """With as many sessions as fit beside `embedder_bytes`."""
+    """Throughput and latency with as many sessions as fit with `embedder_bytes` on the GPU."""
     workload = Workload(
         context_tokens, 1, input_tokens=_INPUT_TOKENS, output_tokens=_OUTPUT_TOKENS, embedder_bytes=embedder_bytes
     )
@@ -81,6 +81,6 @@ def _requests_per_s(model: str, gpu: str, context_tokens: int, embedder_bytes: i
     latency = estimate_latency(request, verdict.plan.tensor_parallel, max(1, sessions))
     if not verdict.fits or latency is None:
         raise SystemExit(f"{model} does not fit {gpu}, or its speed is not known")
-    # A card that decodes for all sessions also reads every prompt: both take its time.
+    # The GPU's time per request is the prefill plus its share of the batched decode steps.
     busy_s = latency.ttft_s + _OUTPUT_TOKENS * latency.tpot_s / latency.batch
     return {"sessions": sessions, "requests_per_s": 1 / busy_s, "ttft_s": latency.ttft_s, "tpot_s": latency.tpot_s}

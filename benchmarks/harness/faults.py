@@ -1,5 +1,7 @@
-"""What a fault costs: a part is killed, or refused memory, while three clients keep asking for passages, for the model
-alone, and for answers."""
+"""Fault injection: a process is killed, or its allocations fail, while three clients keep sending requests.
+
+The clients use one mode each: retrieval, generation, and answers.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.harness.arrivals import Sample, Steady, closed_loop, until
-from benchmarks.harness.variants import Variant
+from tqdm import tqdm
+
+from benchmarks.harness.arrivals import BackgroundClients, RequestSample, closed_loop, until
+from benchmarks.harness.variants import RunningVariant
 
 QUESTION = "Qual a capital do Brasil?"
 MODES: dict[str, dict[str, Any]] = {
@@ -19,74 +23,88 @@ MODES: dict[str, dict[str, Any]] = {
     "retrieve": {"query": QUESTION, "mode": "retrieve"},
     "generate": {"query": QUESTION, "mode": "generate", "max_new_tokens": 4},
 }
-_STEADY_S = 1.5  # every mode answered, and nothing lost, for so long: that is what healthy means here
-_STARVED_S = 4.0
+_STEADY_S = 1.5  # a variant is healthy if for this long every mode was answered and no request was lost
+_LIMITED_S = 4.0
 _LONGEST_S = 120.0
-_CROWD = 16
+_CLIENTS = 16
 
 
-def kill(variant: Variant, service: str) -> dict[str, Any]:
-    """SIGKILL the process that serves `service`, as the kernel does when memory runs out."""
+def all_faults(variant: RunningVariant) -> dict[str, Any]:
+    """The figures of each fault. In a monolith, one process serves everything, and every fault hits that one."""
+    figures: dict[str, Any] = {}
+    faults = (
+        ("llm_killed", kill, "llm"),
+        ("vector_killed", kill, "vector"),
+        ("memory_refused", limit_memory, "llm"),
+    )
+    for fault, inject, service in tqdm(faults, desc=f"faults, {variant.name}", unit="fault"):
+        figures[fault] = inject(variant, "monolith" if variant.name == "monolith" else service)
+    return figures
+
+
+def kill(variant: RunningVariant, service: str) -> dict[str, Any]:
+    """SIGKILL the process that serves `service`, like the kernel's OOM killer."""
     pid = variant.worker(service)
 
-    def harm() -> bool:
+    def inject() -> bool:
         os.kill(pid, signal.SIGKILL)
         return until(lambda: not _runs(pid), 5.0) is not None
 
-    return _harm(variant, harm)
+    return _inject(variant, inject)
 
 
-def starve(variant: Variant, service: str) -> dict[str, Any]:
-    """Let the process that serves `service` allocate nothing more for 4 s, while a crowd asks for long prompts.
+def limit_memory(variant: RunningVariant, service: str) -> dict[str, Any]:
+    """Make allocations fail in the process that serves `service` for 4 s, while 16 clients send long prompts.
 
-    It bit if one of the crowd was not answered; a process that had the memory already shows nothing of its design.
+    The fault had an effect if one of those requests failed; otherwise the process had all the memory it needed, and the
+    figures show nothing about its design.
     """
     pid = variant.worker(service)
     soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
     long = {"query": "palavra " * 400, "mode": "generate", "max_new_tokens": 8}
 
-    def harm() -> bool:
+    def inject() -> bool:
         resource.prlimit(pid, resource.RLIMIT_AS, (int(_status(pid, "VmSize").split()[0]) * 1024, hard))
-        ends, lost = time.perf_counter() + _STARVED_S, 0
+        ends, lost = time.perf_counter() + _LIMITED_S, 0
         while time.perf_counter() < ends:
-            samples, _ = closed_loop(variant.url, [long] * _CROWD, _CROWD)
+            samples, _ = closed_loop(variant.url, [long] * _CLIENTS, _CLIENTS)
             lost += sum(bool(sample.error) for sample in samples)
-        if _runs(pid):  # it may have died of it
+        if _runs(pid):  # the failed allocation may have ended it
             resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
         return lost > 0 or not _runs(pid)
 
-    return _harm(variant, harm)
+    return _inject(variant, inject)
 
 
-def _harm(variant: Variant, harm: Callable[[], bool]) -> dict[str, Any]:
-    """By mode: requests asked and lost, and seconds from the harm to the first answer after the last loss.
+def _inject(variant: RunningVariant, inject: Callable[[], bool]) -> dict[str, Any]:
+    """By mode: requests sent and lost, and seconds from the fault to the first answer after the last loss.
 
-    `bit` says whether the harm took place; without it the rest shows nothing. Raises RuntimeError where the variant
-    was not healthy to begin with, since a fault on top of another one is neither's figure.
+    `bit` is whether the fault had an effect; without one the figures show nothing. Raises RuntimeError if the variant
+    was not healthy before the fault.
     """
-    clients = Steady(variant.url, MODES)
+    clients = BackgroundClients(variant.url, MODES)
     try:
         began = time.perf_counter()
         if until(lambda: _healthy(clients.samples, began), _LONGEST_S) is None:
             raise RuntimeError(f"{variant.name} was not healthy before the fault")
-        harmed = time.perf_counter()
-        bit = harm()
-        healed = time.perf_counter()
-        recovered_s = until(lambda: _healthy(clients.samples, healed), _LONGEST_S)
+        injected = time.perf_counter()
+        effective = inject()
+        ended = time.perf_counter()
+        recovered_s = until(lambda: _healthy(clients.samples, ended), _LONGEST_S)
     finally:
-        asked = clients.stop()
-    samples = [sample for sample in asked if sample.began + sample.total_s >= harmed]
+        sent = clients.stop()
+    samples = [sample for sample in sent if sample.began + sample.total_s >= injected]
     return {
-        "bit": bit,
+        "bit": effective,
         "recovered": recovered_s is not None,
-        "modes": {mode: _during(samples, mode, harmed) for mode in MODES},
+        "modes": {mode: _during(samples, mode, injected) for mode in MODES},
     }
 
 
-def _healthy(samples: list[Sample], since: float) -> bool:
-    """Whether every mode was answered and nothing lost for the last 1.5 s, all of them after `since`."""
+def _healthy(samples: list[RequestSample], since: float) -> bool:
+    """Whether every mode was answered and no request lost in the last 1.5 s, counted from `since` at the earliest."""
     begin = time.perf_counter() - _STEADY_S
-    if begin < since:  # answers from before a fault say nothing about what comes after it
+    if begin < since:  # answers from before the fault are no evidence of recovery
         return False
     recent = [sample for sample in list(samples) if sample.began + sample.total_s >= begin]
     return {sample.mode for sample in recent} == set(MODES) and not any(sample.error for sample in recent)
@@ -99,11 +117,11 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _during(samples: list[Sample], mode: str, harmed: float) -> dict[str, Any]:
+def _during(samples: list[RequestSample], mode: str, injected: float) -> dict[str, Any]:
     mine = [sample for sample in samples if sample.mode == mode]
     lost = [sample for sample in mine if sample.error]
-    last_s = max((sample.began + sample.total_s for sample in lost), default=harmed) - harmed
-    after = [sample.began + sample.total_s - harmed for sample in mine if not sample.error]
+    last_s = max((sample.began + sample.total_s for sample in lost), default=injected) - injected
+    after = [sample.began + sample.total_s - injected for sample in mine if not sample.error]
     out_s = min((second for second in after if second >= last_s), default=last_s) if lost else 0.0
     return {
         "asked": len(mine),

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: the processor's name, its read bandwidth, and the number format it multiplies fastest."""
+"""The machine of a benchmark: processor, read bandwidth, FLOP/s, and the faster dtype."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PRODUCT_SIDE = 1024
 
 
 def describe() -> dict[str, Any]:
-    """Names, cores and instruction set, as every benchmark's JSON line carries them."""
+    """Processor, cores and instruction set, for the JSON line of every benchmark."""
     facts = dict(
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if ":" in line
     )
@@ -32,13 +32,13 @@ def describe() -> dict[str, Any]:
     }
 
 
-def in_words(machine: dict[str, Any]) -> str:
+def machine_line(machine: dict[str, Any]) -> str:
     """One line for a table's title."""
     return machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']} ({machine['instructions']})"
 
 
 def read_bytes_per_s(repeats: int = 5) -> float:
-    """Best of `repeats` sums over 1 GiB: what the memory gives to all cores (or the GPU) when it is read in order."""
+    """Sequential read bandwidth of all cores (or the GPU): the best of `repeats` sums over 1 GiB."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     block = torch.ones(_READ_BYTES // 4, dtype=torch.float32, device=device)
     seconds = []
@@ -50,7 +50,7 @@ def read_bytes_per_s(repeats: int = 5) -> float:
 
 
 def multiply_flops_per_s(repeats: int = 7) -> float:
-    """Best of `repeats` float32 products of square matrices: what the cores (or the GPU) multiply and add at most."""
+    """Peak float32 FLOP/s of the cores (or the GPU): the best of `repeats` products of square matrices."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     matrix = torch.ones(_PRODUCT_SIDE, _PRODUCT_SIDE, device=device)
     seconds = []
@@ -62,7 +62,7 @@ def multiply_flops_per_s(repeats: int = 7) -> float:
 
 
 def fastest_dtype() -> tuple[str, float]:
-    """The format to serve in, and bfloat16's speed in a matrix product as a multiple of float32's."""
+    """The dtype to serve in, and bfloat16's speed in a matrix product relative to float32's."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):

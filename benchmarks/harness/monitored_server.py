@@ -1,4 +1,4 @@
-"""A server under watch: its plan, its request log, its memory and its ledger, read from outside."""
+"""A server with monitoring from outside: plan, request log, memory and metrics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from benchmarks.harness.process import ServedProcess, free_port
 _EVERY_S = 0.05
 
 
-class Watched:
-    """`serve` with its log read back and its worker's resident memory sampled 20 times a second."""
+class MonitoredServer:
+    """`serve` with its log, and its worker's resident memory sampled 20 times a second."""
 
     def __init__(self, server: ServedProcess, log: Path, metrics_port: int) -> None:
         self.url = server.url
@@ -31,34 +31,34 @@ class Watched:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The line that compares the plan with what loading took."""
+        """The log line that compares planned with measured memory."""
         return next(event for event in self._events() if event.get("event") == "plan")
 
     def requests(self) -> list[dict[str, Any]]:
-        """The log line of every request so far."""
+        """The log lines of all requests so far."""
         return [event for event in self._events() if event.get("event") == "request"]
 
     def resident_bytes(self) -> int:
-        """The worker's resident memory now."""
+        """The worker's current resident memory."""
         return self._status_bytes("VmRSS")
 
     def highest_bytes(self) -> int:
-        """The most that the worker ever had resident, its start included."""
+        """The worker's peak resident memory since its start."""
         return self._status_bytes("VmHWM")
 
     def peak_bytes(self) -> int:
-        """The most that was sampled since the last call, and from now on anew."""
+        """The highest sample since the last call of this method."""
         samples, self._samples = self._samples, []
         return max([*samples, self.resident_bytes()])
 
     def metric(self, name: str) -> float:
-        """A gauge or counter by its whole name, labels included."""
+        """The value of a gauge or counter, by its full name with labels."""
         with urllib.request.urlopen(self._metrics, timeout=10) as response:
             lines = response.read().decode().splitlines()
         return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name)
 
     def stop(self) -> None:
-        """End the sampling."""
+        """Stop sampling."""
         self._over.set()
         self._sampler.join()
 
@@ -80,21 +80,21 @@ class Watched:
         while not self._over.wait(_EVERY_S):
             try:
                 self._samples.append(self.resident_bytes())
-            except (OSError, StopIteration):  # it has ended
+            except (OSError, StopIteration):  # the worker has exited
                 return
 
 
 @contextmanager
-def watched(settings: Mapping[str, str] | None = None) -> Iterator[Watched]:
-    """A server that answers, for the length of a with block."""
+def monitored_server(settings: Mapping[str, str] | None = None) -> Iterator[MonitoredServer]:
+    """A ready server, stopped at the end of the with block."""
     with tempfile.TemporaryDirectory() as folder:
         log, port = Path(folder) / "log", free_port()
         server = ServedProcess({"METRICS_PORT": str(port), **(settings or {})}, log=log)
         try:
             server.wait_until_ready()
-            watch = Watched(server, log, port)
-            yield watch
-            watch.stop()
+            monitored = MonitoredServer(server, log, port)
+            yield monitored
+            monitored.stop()
         finally:
             server.stop()
 

@@ -1,4 +1,4 @@
-"""What people write by hand: Flask, one model, `generate` under a lock. The yardstick of throughput.py.
+"""The baseline of throughput.py: Flask, one model, `generate` under a lock.
 
 python -m benchmarks.harness.naive_server MODEL_DIRECTORY PORT [auto | float32]
 """
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def create_app(directory: str, dtype: str) -> Flask:
-    """POST /invocations {"query", "max_new_tokens"} → {"text", "usage"}; /ping. `dtype` auto: the checkpoint's own."""
+    """POST /invocations {"query", "max_new_tokens"} → {"text", "usage"}; /ping. `dtype` auto: the checkpoint's."""
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,5 +41,5 @@ def create_app(directory: str, dtype: str) -> Flask:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[3] if len(sys.argv) > 3 else "auto"
-    create_app(sys.argv[1], wanted).run("127.0.0.1", int(sys.argv[2]), threaded=True)
+    dtype = sys.argv[3] if len(sys.argv) > 3 else "auto"
+    create_app(sys.argv[1], dtype).run("127.0.0.1", int(sys.argv[2]), threaded=True)

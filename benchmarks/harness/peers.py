@@ -1,4 +1,4 @@
-"""The servers that throughput.py compares: how each is started, asked, and listened to."""
+"""The servers that throughput.py compares: how each is started, and how its response is read."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SERVE = "from transformers.cli.transformers import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
-class PromptRequest:
-    """A prompt of exactly these tokens, and how many new ones are wanted."""
+class PeerRequest:
+    """A prompt of exactly these tokens, and the number of tokens to generate."""
 
     prompt_ids: tuple[int, ...]
     new_tokens: int
 
     @property
     def text(self) -> str:
-        """The prompt as text: one word a token."""
+        """The prompt as text: one word per token."""
         return " ".join(map(word, self.prompt_ids))
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """Seconds after the request at which pieces of text arrived, and the tokens that the server counted."""
+class PeerReply:
+    """Seconds from the request to each piece of text, and the server's token counts."""
 
     arrivals_s: tuple[float, ...]
     prompt_tokens: int
@@ -45,19 +45,19 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to measure. `slow` ones are asked once a workload, by one client."""
+    """A server to measure. A `slow` one is measured once per workload, with one client."""
 
     name: str
     dtype: str
     start: Callable[[Path], ServerProcess]
-    """Takes the log's path."""
-    ask: Callable[[httpx.Client, PromptRequest], Reply]
-    """Takes a client whose base URL is the server's. Raises httpx.HTTPError where it was refused."""
+    """Starts the server; takes the log's path."""
+    ask: Callable[[httpx.Client, PeerRequest], PeerReply]
+    """Sends a request; takes a client with the server's base URL. Raises httpx.HTTPError if it was refused."""
     slow: bool = False
 
 
 def ours(model: Path, backend: str, dtype: str, clients: int, context_tokens: int) -> Peer:
-    """This project's server, streaming JSON Lines from the generate mode: no retrieval, like everybody else here."""
+    """This project's server, streaming in the generate mode, which like the other servers does no retrieval."""
     settings = {
         "LLM": str(model),
         "DTYPE": dtype,
@@ -71,7 +71,7 @@ def ours(model: Path, backend: str, dtype: str, clients: int, context_tokens: in
 
 
 def locked(model: Path, dtype: str, *, slow: bool) -> Peer:
-    """Flask and `generate` under a lock; dtype `auto` is as people write it, the checkpoint's own."""
+    """Flask and `generate` under a lock; dtype `auto`, the checkpoint's, is how it is usually written."""
     command = [sys.executable, "-m", "benchmarks.harness.naive_server", str(model), "{port}", dtype]
     name = f"Flask + lock, {'as written' if dtype == 'auto' else dtype}"
     stored = "bfloat16" if dtype == "auto" else dtype
@@ -79,22 +79,22 @@ def locked(model: Path, dtype: str, *, slow: bool) -> Peer:
 
 
 def transformers_serve(model: Path, dtype: str, python: Path) -> Peer | str:
-    """`transformers serve` with continuous batching, in the environment of `python`; else what is missing."""
+    """`transformers serve` with continuous batching, in the environment of `python`; or how to install it."""
     found = subprocess.run([python, "-c", "import fastapi, uvicorn, openai"], capture_output=True, check=False)
     if found.returncode:
         return f"transformers serve: run `{python} -m pip install 'transformers[serving]==5.23.0'`"
     command = [str(python), "-c", _SERVE, "serve", str(model), "--continuous-batching", "--dtype", dtype]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--log-level", "error"]
 
-    def ask(client: httpx.Client, request: PromptRequest) -> Reply:
+    def ask(client: httpx.Client, request: PeerRequest) -> PeerReply:
         body = {"model": str(model), "prompt": request.text, "max_tokens": request.new_tokens, "temperature": 0.0}
-        return _listen(client, "/v1/completions", body | {"stream": True}, _openai_event)
+        return _read_stream(client, "/v1/completions", body | {"stream": True}, _openai_event)
 
     return Peer("transformers serve", dtype, lambda log: ServerProcess(command, ready="/health", log=log), ask)
 
 
 def llama_server(model: Path, python: Path, binary: str, clients: int, context_tokens: int) -> Peer | str:
-    """llama.cpp's own server over the same weights in float16; else what is missing."""
+    """llama.cpp's server with the same weights in float16; or how to install it."""
     program = shutil.which(binary)
     if program is None:
         return (
@@ -119,29 +119,29 @@ def llama_server(model: Path, python: Path, binary: str, clients: int, context_t
     return Peer("llama.cpp", "float16", lambda log: ServerProcess(command, ready="/health", log=log), _ask_llama)
 
 
-def _ask_ours(client: httpx.Client, request: PromptRequest) -> Reply:
+def _ask_ours(client: httpx.Client, request: PeerRequest) -> PeerReply:
     body = {"query": request.text, "mode": "generate", "max_new_tokens": request.new_tokens, "stream": True}
-    return _listen(client, "/invocations", body, _our_event)
+    return _read_stream(client, "/invocations", body, _our_event)
 
 
-def _ask_locked(client: httpx.Client, request: PromptRequest) -> Reply:
+def _ask_locked(client: httpx.Client, request: PeerRequest) -> PeerReply:
     began = time.perf_counter()
     response = client.post("/invocations", json={"query": request.text, "max_new_tokens": request.new_tokens})
     response.raise_for_status()
     usage = response.json()["usage"]
-    return Reply((time.perf_counter() - began,), usage["prompt_tokens"], usage["completion_tokens"])
+    return PeerReply((time.perf_counter() - began,), usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def _ask_llama(client: httpx.Client, request: PromptRequest) -> Reply:
+def _ask_llama(client: httpx.Client, request: PeerRequest) -> PeerReply:
     body = {"prompt": list(request.prompt_ids), "n_predict": request.new_tokens, "temperature": 0.0, "stream": True}
-    return _listen(client, "/completion", body | {"cache_prompt": False}, _llama_event)
+    return _read_stream(client, "/completion", body | {"cache_prompt": False}, _llama_event)
 
 
-Event = tuple[str, Sequence[int] | None]  # text, and (prompt_tokens, new_tokens) where the event carries the usage
+Event = tuple[str, Sequence[int] | None]  # text, and (prompt_tokens, new_tokens) if the event has the usage
 
 
-def _listen(client: httpx.Client, path: str, body: dict[str, Any], read: Callable[[Any], Event]) -> Reply:
-    """Ask for a stream of server-sent events and time each piece of text."""
+def _read_stream(client: httpx.Client, path: str, body: dict[str, Any], read: Callable[[Any], Event]) -> PeerReply:
+    """Request a stream of server-sent events and measure the arrival of each piece of text."""
     arrivals: list[float] = []
     usage: Sequence[int] = (0, 0)
     began = time.perf_counter()
@@ -154,7 +154,7 @@ def _listen(client: httpx.Client, path: str, body: dict[str, Any], read: Callabl
             usage = counted or usage
     if not arrivals:
         raise httpx.ReadError(f"{path} sent no text")
-    return Reply(tuple(arrivals), *usage)
+    return PeerReply(tuple(arrivals), *usage)
 
 
 def _events(response: httpx.Response) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Start the server as a process of its own, wait until it answers, and stop it. Shared by benchmarks and tests."""
+"""Starts a server as a separate process, waits until it is ready, and stops it. Used by benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class ServerProcess:
-    """A server on a free loopback port. `{port}` in `command` and the variable PORT tell it which."""
+    """A server on a free loopback port, passed as `{port}` in `command` and in the variable PORT."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ServerProcess:
         )
 
     def status(self) -> int:
-        """The status of the path that says whether it is ready, or 0 where nobody listens yet."""
+        """The HTTP status of the readiness path, or 0 if the port is not open yet."""
         try:
             with urllib.request.urlopen(f"{self.url}{self._ready}", timeout=5) as response:
                 return int(response.status)
@@ -54,17 +54,17 @@ class ServerProcess:
             return 0
 
     def wait_until_ready(self, limit_s: float = 120) -> float:
-        """Seconds from the start until it said 200. Raises RuntimeError where it ended or took too long."""
+        """Seconds from the start to status 200. Raises RuntimeError if the server exits or takes too long."""
         while time.monotonic() - self.began < limit_s:
             if self.status() == 200:
                 return time.monotonic() - self.began
             if self.process.poll() is not None:
-                raise RuntimeError(f"{self._name} ended with status {self.process.returncode} before it was ready")
+                raise RuntimeError(f"{self._name} exited with status {self.process.returncode} before it was ready")
             time.sleep(0.05)
-        raise RuntimeError(f"{self._name}: {self._ready} did not say 200 within {limit_s:.0f} s")
+        raise RuntimeError(f"{self._name}: {self._ready} did not return 200 within {limit_s:.0f} s")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Send SIGTERM, after 40 s SIGKILL; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout=40)
@@ -77,7 +77,7 @@ class ServerProcess:
 
 
 class ServedProcess(ServerProcess):
-    """This project's own server, by these settings."""
+    """This project's server with these settings."""
 
     def __init__(self, settings: Mapping[str, str], *, log: Path | None = None) -> None:
         super().__init__([sys.executable, str(ROOT / "serve")], settings, log=log)
@@ -85,7 +85,7 @@ class ServedProcess(ServerProcess):
 
 @contextlib.contextmanager
 def running(process: ServerProcess, limit_s: float = 120) -> Iterator[ServerProcess]:
-    """Ready at the beginning of a with block, stopped at its end."""
+    """Wait until the server is ready, and stop it at the end of the with block."""
     try:
         process.wait_until_ready(limit_s)
         yield process
@@ -96,12 +96,12 @@ def running(process: ServerProcess, limit_s: float = 120) -> Iterator[ServerProc
 def served(
     settings: Mapping[str, str] | None = None, *, log: Path | None = None
 ) -> contextlib.AbstractContextManager[ServerProcess]:
-    """This project's server, answering, for the length of a with block."""
+    """This project's server, ready, and stopped at the end of the with block."""
     return running(ServedProcess(settings or {}, log=log))
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses at the moment."""
+    """A loopback port that is currently unused."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,9 +1,9 @@
 """A checkpoint in SmolLM2-135M's shape with random weights, for transformers and for llama.cpp.
 
-python -m benchmarks.harness.smol_checkpoint DIRECTORY OUTPUT.gguf  the second form of the first (needs package gguf)
+python -m benchmarks.harness.smol_checkpoint DIRECTORY OUTPUT.gguf  converts DIRECTORY (needs the package gguf)
 
-Its tokenizer has one token a word, so prompts have exact lengths. The end token's embedding is zero and the head is
-tied to it, so its logit is 0 beside 49,151 random ones: no greedy answer ends before it was asked to.
+Its tokenizer has one token per word, so prompts have exact lengths. The end token's embedding is zero and tied to the
+output head, so its logit is 0 among 49,151 random ones: no greedy answer ends early.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VOCABULARY = 49_152
 CONTEXT_TOKENS = 2048
 LAYERS = 30
 _HIDDEN, _HEADS, _KV_HEADS, _HEAD_DIM, _FEED_FORWARD = 576, 9, 3, 64, 1536
-# Weights of the layers' matrices: queries and outputs, keys and values, the feed-forward's three.
+# Parameters of the layers' matrices: queries and outputs, keys and values, the feed-forward's three.
 LINEAR_PARAMETERS = LAYERS * _HIDDEN * (2 * _HEADS * _HEAD_DIM + 2 * _KV_HEADS * _HEAD_DIM + 3 * _FEED_FORWARD)
 _THETA, _EPSILON = 10_000.0, 1e-5
 _GGUF_NAMES = {
@@ -40,8 +40,8 @@ def word(token: int) -> str:
 
 
 def make(directory: Path, layers: int = LAYERS) -> None:
-    """Write config, bfloat16 weights and tokenizer, unless they are there."""
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415 - llama.cpp's form needs none of these
+    """Write config, bfloat16 weights and tokenizer, unless they exist."""
+    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415 - not needed to convert to GGUF
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast  # noqa: PLC0415
 
     if (directory / "tokenizer.json").exists():
@@ -75,19 +75,21 @@ def make(directory: Path, layers: int = LAYERS) -> None:
 
 
 def weights_bytes(directory: Path, dtype: str) -> int:
-    """Bytes that one decode step reads: every weight once, the tied head included, in `dtype`."""
-    stored_bytes = sum(path.stat().st_size for path in directory.glob("*.safetensors"))  # headers: some kB of 270 MB
+    """Bytes read by one decode step: every weight once, including the tied head, in `dtype`."""
+    stored_bytes = sum(
+        path.stat().st_size for path in directory.glob("*.safetensors")
+    )  # the headers are a few kB of 270 MB
     return stored_bytes * (2 if dtype == "float32" else 1)
 
 
 def flops_a_token(layers: int = LAYERS) -> int:
-    """Multiplications and additions of the layers' matrices for one token; attention and the head come on top."""
+    """FLOP per token of the layers' matrices, without attention and the output head."""
     attention = _HIDDEN * _HEAD_DIM * (2 * _HEADS + 2 * _KV_HEADS)
     return 2 * layers * (attention + 3 * _HIDDEN * _FEED_FORWARD)
 
 
 def write_gguf(directory: Path, output: Path) -> None:
-    """The same weights in float16, with llama.cpp's names and order of rotary pairs, and the same words."""
+    """The same weights and vocabulary in float16, with llama.cpp's names and order of rotary pairs."""
     import gguf  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - a peer's package
     from safetensors.torch import load_file  # noqa: PLC0415
 
@@ -117,7 +119,7 @@ def write_gguf(directory: Path, output: Path) -> None:
         for theirs, ours in _GGUF_NAMES.items():
             weight = weights[f"model.layers.{layer}.{theirs}.weight"]
             if theirs.endswith(("q_proj", "k_proj")):
-                # transformers turns halves of a head against each other, llama.cpp neighbours
+                # transformers pairs component i with i + half for the rotary embedding, llama.cpp pairs neighbours
                 heads = weight.shape[0] // _HEAD_DIM
                 weight = weight.view(heads, 2, _HEAD_DIM // 2, -1).transpose(1, 2).reshape(weight.shape)
             tensor = weight.float() if weight.dim() == 1 else weight.half()

@@ -1,4 +1,4 @@
-"""The variants side by side: their processes, what those hold and compute, and how each is harmed."""
+"""Starts the variants, and measures memory and CPU time of their processes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness.process import ROOT, ServedProcess, ServerProcess, free_port
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-# A notebook's settings: few sessions, int8 weights.
+# For a laptop: few sessions, int8 weights.
 EDGE = {"CONCURRENCY": "4", "WEIGHTS": "int8", "BACKEND": "openvino"}
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Of one process: resident bytes, and its share where pages are shared."""
-
-    rss_bytes: int
-    pss_bytes: int
-
-
 @dataclass
-class Variant:
-    """A variant that answers at `url`, and the processes of which it is made."""
+class RunningVariant:
+    """A running variant: its URL, boot time and server processes."""
 
     name: str
     url: str
@@ -36,46 +29,48 @@ class Variant:
     servers: list[ServerProcess] = field(repr=False)
 
     def processes(self) -> dict[int, str]:
-        """Every process of the variant, with the role that it plays."""
+        """Every process of the variant, with its role."""
         found: dict[int, str] = {}
         for server in self.servers:
             _walk(server.process.pid, "", found)
         return found
 
     def worker(self, service: str) -> int:
-        """The gunicorn worker of one service; in a monolith, of everything."""
+        """The gunicorn worker of a service; in a monolith, its only worker."""
         workers = [
             pid for pid, role in self.processes().items() if role in (service, "monolith") and not _children(pid)
         ]
         return workers[-1]
 
-    def memory(self) -> dict[str, Memory]:
-        """By role: the sums over its processes."""
-        totals: dict[str, Memory] = {}
+    def memory(self) -> dict[str, Any]:
+        """Resident bytes (RSS) and the proportional share of shared pages (PSS): by role, and in total."""
+        roles: dict[str, dict[str, int]] = {}
         for pid, role in self.processes().items():
-            part = totals.get(role, Memory(0, 0))
+            sums = roles.setdefault(role, {"rss_bytes": 0, "pss_bytes": 0})
             sizes = _rollup(pid)
-            totals[role] = Memory(part.rss_bytes + sizes["Rss"], part.pss_bytes + sizes["Pss"])
-        return totals
+            sums["rss_bytes"] += sizes["Rss"]
+            sums["pss_bytes"] += sizes["Pss"]
+        totals = {name: sum(sums[name] for sums in roles.values()) for name in ("rss_bytes", "pss_bytes")}
+        return {"processes": roles, **totals}
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that its processes have used so far."""
+        """CPU seconds used by its processes so far."""
         return sum(_cpu_s(pid) for pid in self.processes())
 
 
-def start(stack: ExitStack, name: str, log: Path, settings: Mapping[str, str] | None = None) -> Variant:
-    """The variant called monolith, edge or microservices, once it answers; stopped when `stack` closes."""
+def start(stack: ExitStack, name: str, log: Path, settings: Mapping[str, str] | None = None) -> RunningVariant:
+    """The variant `name` (monolith, edge or microservices), started and ready; stopped when `stack` closes."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    own = {"METRICS_EMF_S": "0", "LOG_LEVEL": "WARNING", **(EDGE if name == "edge" else {}), **(settings or {})}
+    environment = {"METRICS_EMF_S": "0", "LOG_LEVEL": "WARNING", **(EDGE if name == "edge" else {}), **(settings or {})}
     if name == "microservices":
-        own |= {"VARIANT": name, "VECTOR_PORT": str(free_port()), "LLM_PORT": str(free_port())}
-    server = ServedProcess(own, log=log)
+        environment |= {"VARIANT": name, "VECTOR_PORT": str(free_port()), "LLM_PORT": str(free_port())}
+    server = ServedProcess(environment, log=log)
     boot_s = _ready(stack, server)
-    return Variant(name, server.url, boot_s, [server])
+    return RunningVariant(name, server.url, boot_s, [server])
 
 
-def start_scaled(stack: ExitStack, llm_services: int, logs: Path) -> Variant:
-    """One orchestrator and one vector service over so many LLM services of one thread each."""
+def start_scaled(stack: ExitStack, llm_services: int, logs: Path) -> RunningVariant:
+    """One orchestrator and one vector service with `llm_services` LLM services of one thread each."""
     logs.mkdir(parents=True, exist_ok=True)
     common = {"METRICS_EMF_S": "0", "LOG_LEVEL": "WARNING", "THREADS": "1"}
 
@@ -85,16 +80,17 @@ def start_scaled(stack: ExitStack, llm_services: int, logs: Path) -> Variant:
         return ServerProcess(command, settings, log=logs / f"{variant}-{port}")
 
     vector_port, llm_ports = free_port(), [free_port() for _ in range(llm_services)]
-    behind = [service("vector", vector_port), *(service("llm", port) for port in llm_ports)]
+    backends = [service("vector", vector_port), *(service("llm", port) for port in llm_ports)]
     urls = {
         "VECTOR_URL": f"http://127.0.0.1:{vector_port}",
         "LLM_URL": ",".join(f"http://127.0.0.1:{port}" for port in llm_ports),
     }
-    for server in behind:
+    for server in backends:
         stack.callback(server.stop)
     command = [sys.executable, str(ROOT / "serve"), "--variant", "orchestrator"]
-    front = ServerProcess(command, {**common, **urls}, log=logs / "orchestrator")
-    return Variant(f"{llm_services} LLM services", front.url, _ready(stack, front), [front, *behind])
+    orchestrator = ServerProcess(command, {**common, **urls}, log=logs / "orchestrator")
+    boot_s = _ready(stack, orchestrator)
+    return RunningVariant(f"{llm_services} LLM services", orchestrator.url, boot_s, [orchestrator, *backends])
 
 
 def _ready(stack: ExitStack, server: ServerProcess) -> float:
@@ -106,7 +102,7 @@ def _walk(pid: int, role: str, found: dict[int, str]) -> None:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         children = _children(pid)
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return
     named = re.search(r"--variant\0(\w+)", "\0".join(command))
     role = named[1] if named else role or "monolith"
@@ -125,7 +121,7 @@ def _is_service(pid: int) -> bool:
 
 
 def _parent_differs(pid: int) -> bool:
-    """Whether the process runs another command than its parent: a service, not a worker of one."""
+    """Whether the process runs another command than its parent: then it is a service, not a service's worker."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
     return Path(f"/proc/{pid}/cmdline").read_bytes() != Path(f"/proc/{parent}/cmdline").read_bytes()

@@ -1,4 +1,4 @@
-"""Two languages for what people read: words chosen side by side, numbers with each language's marks."""
+"""Texts and numbers in Portuguese and English, for the comparison page and the notebooks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ LANGUAGES = ("pt-BR", "en")
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
-    """One language: `say` picks its words, `numbers` writes figures with its marks."""
+class Locale:
+    """A language: `text` selects the text in it, `numbers` formats figures for it."""
 
     language: str
     numbers: Numbers
 
-    def say(self, portuguese: str, english: str) -> str:
-        """The words of this language."""
+    def text(self, portuguese: str, english: str) -> str:
+        """The text in this language."""
         return portuguese if self.language == "pt-BR" else english
 
 
-def speaker(language: str) -> Speaker:
-    """Raises ValueError for a language that is not spoken here."""
+def locale_for(language: str) -> Locale:
+    """Raises ValueError for a language other than LANGUAGES."""
     if language not in LANGUAGES:
         raise ValueError(f"LANGUAGE={language!r} is not one of {', '.join(LANGUAGES)}")
-    return Speaker(language, PORTUGUESE if language == "pt-BR" else ENGLISH)
+    return Locale(language, PORTUGUESE if language == "pt-BR" else ENGLISH)

@@ -1,10 +1,10 @@
-"""Where a step's time goes on the OpenVINO backend, by the runtime's own counters, and how near to the machine that is.
+"""Profile of a step on the OpenVINO backend, by the runtime's performance counters.
 
     python -m benchmarks.profile.openvino_step
 
-SmolLM2-135M's shape in float32. Attention, the products of the linear layers and the rest, for a step over a prompt and
-for one of 16 sequences that decode; and what the products reach beside torch's own, taken in the same run, in GFLOP/s.
-The counters slow a step down a little. The last line of the output is JSON.
+SmolLM2-135M's shape in float32. Linear layers, attention and the rest, for a prefill step and for a decode step of 16
+sequences; and the GFLOP/s of the linear layers compared with torch's matrix products in the same run. The counters slow
+a step down slightly. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import host, smol_checkpoint
-from benchmarks.paged import MODEL, load_engine, random_prompt
+from benchmarks.harness.local_engine import MODEL, load_engine, random_prompt
 from rag.backends.base import Segment
 from rag.backends.openvino_paged import OpenVinoPaged
 
@@ -34,8 +34,8 @@ _PARTS = {"FullyConnected": "linear layers", "PagedAttentionExtension": "attenti
 _REST = "rotary, norms, activations"
 
 
-class CountedSteps:
-    """Steps of an engine whose graph counts, and what each part of them took."""
+class ProfiledEngine:
+    """An engine whose graph has performance counters, and the time of each part of its steps."""
 
     def __init__(self) -> None:
         untyped: Any = ov.Core
@@ -49,11 +49,11 @@ class CountedSteps:
             return step(backend, segments)
 
         untyped = OpenVinoPaged
-        untyped.step = counted  # before loading, since the load tests itself by steps
+        untyped.step = counted  # before loading, because the self-test runs steps
         self.engine = load_engine("openvino", 640, [])
 
     def measure(self, segments: Sequence[Segment]) -> dict[str, float]:
-        """Milliseconds of a step and of its parts."""
+        """Milliseconds of a step, and of each part."""
         self.engine.backend.step(segments)
         before, seconds = self._sums(), []
         for _ in range(_REPEATS):
@@ -65,22 +65,23 @@ class CountedSteps:
         return {"step": 1e3 * statistics.median(seconds), **parts}
 
     def _sums(self) -> Counter[str]:
-        """Milliseconds of all steps so far; the counters are means over them."""
+        """Total milliseconds by part over all steps; the counters themselves are means per step."""
         found = Counter[str]()
-        for counter in self.engine.backend._request.get_profiling_info():
+        backend: Any = self.engine.backend
+        for counter in backend._request.get_profiling_info():
             found[_PARTS.get(counter.node_type, _REST)] += counter.real_time.total_seconds() * 1e3 * self._steps
         return found
 
 
-def bare_gflop_per_s() -> float:
-    """Of torch's products of a prompt with matrices in the model's largest shape, one after the other."""
+def torch_gflop_per_s() -> float:
+    """GFLOP/s of torch's sequential products of a prompt with matrices of the model's largest shape."""
     matrices = [torch.randn(1536, 576) for _ in range(60)]
-    given = torch.randn(_PROMPT_TOKENS, 576)
+    inputs = torch.randn(_PROMPT_TOKENS, 576)
     rates = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
         for matrix in matrices:
-            torch.nn.functional.linear(given, matrix)
+            torch.nn.functional.linear(inputs, matrix)
         seconds = time.perf_counter() - began
         rates.append(2 * _PROMPT_TOKENS * sum(matrix.numel() for matrix in matrices) / 1e9 / seconds)
     return statistics.median(rates)
@@ -89,24 +90,24 @@ def bare_gflop_per_s() -> float:
 def main() -> int:
     """Print the table and the JSON line."""
     smol_checkpoint.make(MODEL)
-    drawn = random.Random(6)
-    steps = CountedSteps()
+    rng = random.Random(6)
+    profiled = ProfiledEngine()
     blocks = -(-(_DECODED_AFTER + 1) // 32)
     prompt = f"a prompt of {_PROMPT_TOKENS} tokens"
     columns = {
-        prompt: steps.measure([Segment(random_prompt(drawn, _PROMPT_TOKENS), 0, range(_PROMPT_TOKENS // 32))]),
-        f"{_DECODES} decodes after {_DECODED_AFTER} tokens": steps.measure(
+        prompt: profiled.measure([Segment(random_prompt(rng, _PROMPT_TOKENS), 0, range(_PROMPT_TOKENS // 32))]),
+        f"{_DECODES} decodes after {_DECODED_AFTER} tokens": profiled.measure(
             [
-                Segment(random_prompt(drawn, 1), _DECODED_AFTER, range(blocks * place, blocks * (place + 1)))
+                Segment(random_prompt(rng, 1), _DECODED_AFTER, range(blocks * place, blocks * (place + 1)))
                 for place in range(_DECODES)
             ]
         ),
     }
-    steps.engine.stop()
+    profiled.engine.stop()
     work = 2 * _PROMPT_TOKENS * smol_checkpoint.LINEAR_PARAMETERS / 1e9
-    rates = {"here": work / columns[prompt]["linear layers"] * 1e3, "torch": bare_gflop_per_s()}
+    rates = {"here": work / columns[prompt]["linear layers"] * 1e3, "torch": torch_gflop_per_s()}
     hardware = host.describe()
-    table = Table(title=f"A step, ms, {host.in_words(hardware)}")
+    table = Table(title=f"A step, ms, {host.machine_line(hardware)}")
     table.add_column("part", no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right")
@@ -116,9 +117,7 @@ def main() -> int:
         )
     console = Console(stderr=True)
     console.print(table)
-    console.print(
-        f"GFLOP/s of the linear layers over the prompt: {rates['here']:.0f}; torch's own {rates['torch']:.0f}"
-    )
+    console.print(f"GFLOP/s of the linear layers in the prefill: {rates['here']:.0f}; torch's {rates['torch']:.0f}")
     print(json.dumps({"hardware": hardware, "ms": columns, "gflop_per_s": rates}))
     return 0
 

@@ -1,12 +1,11 @@
-"""Where the time of a decode step goes, by part, in the running engine.
+"""Profile of a decode step on the torch backend, in the running engine.
 
     python -m benchmarks.profile.torch_step [--batches 1 16] [--prompt-tokens 300] [--steps 20]
 
-On the torch backend, for the default model and SmolLM2-135M's shape, so many sequences with random prompts decode side
-by side. Once all prompts are in, half of the steps are timed as they are and half run under torch's profiler. A part's
-time is what its operators took themselves; the last part is what remains of an unprofiled step: Python, the dispatch of
-operators, scheduling, handing tokens out. The profiler slows small operators down, so that remainder is a lower bound.
-The last line of the output is JSON.
+For the default model and SmolLM2-135M's shape, with batches of sequences with random prompts. After the prefill, half
+of the steps are timed without and half with torch's profiler. A part's time is the self time of its operators; the last
+part is the remainder of an unprofiled step: Python, operator dispatch, scheduling, delivery of tokens. The profiler
+slows small operators down, so the remainder is a lower bound. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _PARTS = {
 }
 
 
-class Window:
+class ProfilingBackend:
     """A Backend around another one that times `steps` decode steps of a full batch, then profiles as many."""
 
     whole_prompts = False
@@ -69,7 +68,7 @@ class Window:
         self._profiled = 0
 
     def step(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """The inner step. Profiling begins and ends in here, since it sees the thread that it began in."""
+        """The inner step. Starts and stops the profiler, which records only the thread that starts it."""
         if len(segments) == self._batch and all(len(segment.new_ids) == 1 for segment in segments):
             self._began_s.append(time.perf_counter())
             if len(self._began_s) == self._steps + 1:
@@ -86,24 +85,24 @@ class Window:
 
 
 def measure(source: str, batch: int, prompt_tokens: int, steps: int) -> dict[str, float]:
-    """Milliseconds a step: `step`, and each part of it."""
+    """Milliseconds per step: `step`, and each part of it."""
     untyped: Any = AutoModelForCausalLM
     model = untyped.from_pretrained(source, dtype=torch.float32)
-    window = Window(TorchSlots(model, max_model_len=1024), batch, steps)
-    engine = Engine(window, num_blocks=batch, max_model_len=1024, max_waiting=batch)
-    drawn = random.Random(1)
+    profiled = ProfilingBackend(TorchSlots(model, max_model_len=1024), batch, steps)
+    engine = Engine(profiled, num_blocks=batch, max_model_len=1024, max_waiting=batch)
+    rng = random.Random(1)
     for _ in range(batch):
-        prompt = [drawn.randrange(3, window.vocab_size) for _ in range(prompt_tokens)]
+        prompt = [rng.randrange(3, profiled.vocab_size) for _ in range(prompt_tokens)]
         engine.submit(prompt, Sampling(1024 - prompt_tokens))
-    if not window.done.wait(600):
+    if not profiled.done.wait(600):
         raise RuntimeError(f"{source}: too few full steps at batch {batch}")
     engine.stop()
     parts = dict.fromkeys([*_PARTS, _OTHER], 0.0)
-    for event in window.events:
+    for event in profiled.events:
         name = event.key.removeprefix("aten::")
         part = next((part for part, names in _PARTS.items() if name in names), _OTHER)
         parts[part] += event.self_cpu_time_total / 1e3 / steps
-    step_ms = 1e3 * window.plain_s
+    step_ms = 1e3 * profiled.plain_s
     return {"step": step_ms, **parts, _REST: max(0.0, step_ms - sum(parts.values()))}
 
 
@@ -113,7 +112,9 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--prompt-tokens", type=int, default=300)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--layers", type=int, default=smol_checkpoint.LAYERS, help="of SmolLM2's shape; fewer to try")
+    parser.add_argument(
+        "--layers", type=int, default=smol_checkpoint.LAYERS, help="of SmolLM2's shape; fewer, to try the script"
+    )
     arguments = parser.parse_args()
     smol = ROOT / "build" / "benchmarks" / f"smol135-{arguments.layers}"
     smol_checkpoint.make(smol, arguments.layers)
@@ -124,7 +125,7 @@ def main() -> int:
             print(f"{name}, batch {batch}", file=sys.stderr, flush=True)
             columns[f"{name}, batch {batch}"] = measure(source, batch, arguments.prompt_tokens, arguments.steps)
     hardware = host.describe()
-    table = Table(title=f"A decode step after {arguments.prompt_tokens} tokens, ms, {host.in_words(hardware)}")
+    table = Table(title=f"A decode step after {arguments.prompt_tokens} tokens, ms, {host.machine_line(hardware)}")
     table.add_column("part", no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right")

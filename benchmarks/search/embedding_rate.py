@@ -1,10 +1,10 @@
-"""Does a build embed as quickly as the bare model? Passages a second of both, in turns.
+"""The embedding rate of an index build compared with the model alone: passages per second, in turns.
 
     python -m benchmarks.search.embedding_rate --documents corpus
 
-The bare rate is `SentenceTransformer.encode` over the same texts with the same batch size; the build's is what
-`rag.build_index` does with them: look them up, embed what is missing, bring the vectors to the disk. The last line of
-its output is JSON.
+The model's rate is `SentenceTransformer.encode` over the same texts with the same batch size; the build's includes all
+that `rag.build_index` does with them: look them up, embed the missing ones, write the vectors to disk. The last line of
+the output is JSON.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True)
-    parser.add_argument(
-        "--chunk-tokens", type=int, default=96, help="smaller chunks, more of them (default: %(default)s)"
-    )
+    parser.add_argument("--chunk-tokens", type=int, default=96, help="tokens per chunk (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     bare = SentenceTransformer(str(embedder_directory(DEFAULT_MODEL)), device="cpu")
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates = []
     for turn in range(options.rounds):
         rates.append((per_s(encode), per_s(build)))
-        print(f"round {turn + 1}: bare {rates[-1][0]:.1f} passages/s, build {rates[-1][1]:.1f}", file=sys.stderr)
+        print(f"round {turn + 1}: model {rates[-1][0]:.1f} passages/s, build {rates[-1][1]:.1f}", file=sys.stderr)
     embedder.close()
     bare_per_s, build_per_s = (statistics.median(column) for column in zip(*rates, strict=True))
     share = statistics.median(build / bare for bare, build in rates)

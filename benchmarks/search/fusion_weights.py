@@ -1,12 +1,12 @@
-"""Which weights, and which terms? Chosen on some articles, tested on the others, with an interval for the difference.
+"""Selects the fusion weights and the lexical terms, by cross-validation over articles.
 
-    python -m benchmarks.search.fusion_weights train.json           a file in SQuAD's format; articles are kept together
-    python -m benchmarks.search.fusion_weights --documents corpus   the project's questions, by language and by document
+    python -m benchmarks.search.fusion_weights train.json           a file in SQuAD's format; folds of whole articles
+    python -m benchmarks.search.fusion_weights --documents corpus   the project's questions; folds of whole documents
 
-Compares BM25 over stems, over words as they stand, over character 4-grams, and over stems and grams (what is indexed),
-each also widened by terms of its first hits (pseudo-relevance feedback), then vectors, reciprocal rank fusion and the
-weighted fusion, whose weight is cross-validated: five folds of articles, the weight with the best MRR on four is tested
-on the fifth. The interval is that of a paired bootstrap over articles. The last line of its output is JSON.
+Compares BM25 over stems, over unstemmed words, over character 4-grams, and over stems and 4-grams (as indexed), each
+also with pseudo-relevance feedback, then vectors, reciprocal rank fusion and the weighted fusion. Its weight is
+cross-validated in five folds of articles: the weight with the best MRR on four is tested on the fifth. Differences have
+intervals by a paired bootstrap over articles. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.retrieval import Quality, Scores, reciprocal_ranks
+from benchmarks.harness.process import ROOT
+from benchmarks.harness.ranking import RankingQuality, Scores, quality_table, reciprocal_ranks
 from rag.build_index import DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS
 from rag.documents.chunking import Chunker
 from rag.documents.embedding_store import EmbeddingStore, embed_texts
@@ -44,33 +44,33 @@ WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _FOLDS = 5
 _RESAMPLES = 2000
 _SEED = 0
-_ROOT = Path(__file__).parents[2]
+
 Terms = Callable[[str, Language], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, the document that answers it, and the article that it is kept together with."""
+class ArticleQuestion:
+    """A question, the document that answers it, and its article, which folds never split."""
 
     text: str
     document: str
     article: str
 
 
-def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[Asked]]]:
-    """The folder's documents, and the answerable questions of the project over them, by language."""
-    groups: dict[str, list[Asked]] = {}
+def read_corpus(folder: Path) -> tuple[list[Document], dict[str, list[ArticleQuestion]]]:
+    """The folder's documents, and the project's answerable questions over them, by language."""
+    groups: dict[str, list[ArticleQuestion]] = {}
     for name in ("benchmarks/questions.jsonl", "training/exercises/corpus_questions.jsonl"):
-        for line in (_ROOT / name).read_text(encoding="utf-8").splitlines():
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
             question = json.loads(line)
             if source := question["source"]:
-                asked = Asked(question["question"], source.rpartition("#")[2], source)
-                groups.setdefault(question["language"], []).append(asked)
+                row = ArticleQuestion(question["question"], source.rpartition("#")[2], source)
+                groups.setdefault(question["language"], []).append(row)
     return read_folder(folder).documents, groups
 
 
 class Collection:
-    """Chunks with their vectors, and what each search makes of a question over all of them."""
+    """Chunks with their vectors, and the scores of each search over all of them."""
 
     def __init__(self, documents: Sequence[Document], embedder: LocalEmbedder, store: Path) -> None:
         tokens = min(DEFAULT_CHUNK_TOKENS, embedder.max_tokens)
@@ -90,14 +90,16 @@ class Collection:
         )
 
     def embedded(self, texts: Sequence[str]) -> Scores:
-        """(texts, dimension), from the store where they were embedded before."""
+        """(texts, dimension), cached in the embedding store."""
         with EmbeddingStore(self._store, self._embedder) as store, tqdm(total=len(texts), desc="embedding") as bar:
             return store.vectors(embed_texts(texts, self._embedder.embed_passages, store, bar.update))[:]
 
-    def lexical(self, questions: Sequence[Asked], read: Terms, k1: float, b: float, feedback: float = 0.0) -> Scores:
-        """(questions, chunks): BM25 over what `read` finds; `feedback` is the weight of the first hits' terms."""
+    def lexical(
+        self, questions: Sequence[ArticleQuestion], tokenize: Terms, k1: float, b: float, feedback: float = 0.0
+    ) -> Scores:
+        """(questions, chunks): BM25 over the terms of `tokenize`; `feedback` is the weight of the first hits' terms."""
         numbers: dict[str, int] = {"": 0}
-        terms = [[numbers.setdefault(term, len(numbers)) for term in read(text, language)] or [0]
+        terms = [[numbers.setdefault(term, len(numbers)) for term in tokenize(text, language)] or [0]
                  for text, language in zip(self._texts, self._languages, strict=True)]  # fmt: skip
         import bm25s  # noqa: PLC0415 - heavy
 
@@ -109,9 +111,9 @@ class Collection:
         for i, question in enumerate(questions):
             by_language = []
             for language in ("pt", "en"):
-                wanted = set(read(question.text, language))
-                ids = sorted(numbers[term] for term in wanted if term in numbers)
-                most = float(idf[ids].sum()) + float(idf.max()) * (len(wanted) - len(ids))
+                query = set(tokenize(question.text, language))
+                ids = sorted(numbers[term] for term in query if term in numbers)
+                most = float(idf[ids].sum()) + float(idf.max()) * (len(query) - len(ids))
                 by_language.append(bm25.get_scores_from_ids(ids) / np.float32(most or 1))
             rows[i] = np.where(self._is_english, by_language[1], by_language[0])
             if feedback:
@@ -125,32 +127,32 @@ class Collection:
                 rows[i] = (1 - feedback) * rows[i] + feedback * bm25.get_scores_from_ids(added) / idf[added].sum()
         return rows
 
-    def served(self, questions: Sequence[Asked]) -> Scores:
-        """(questions, chunks): the lexical scores as the server has them."""
+    def served(self, questions: Sequence[ArticleQuestion]) -> Scores:
+        """(questions, chunks): the lexical scores as in serving."""
         index = LexicalIndex.build(self._texts, self._languages)
         return np.stack([index.scores(question.text) for question in questions])
 
     def dense(self, queries: Scores) -> Scores:
-        """(questions, chunks): the dense scores as the fusion has them."""
+        """(questions, chunks): the dense scores as in the fusion."""
         return np.stack([self._fusion.dense_scores(q, self.vectors @ q, self._is_english) for q in queries])
 
     def documents(self, scores: Scores) -> Scores:
         """(questions, documents): each document's best chunk."""
         return np.maximum.reduceat(scores, self._starts, axis=1)
 
-    def ranks(self, questions: Sequence[Asked], scores: Scores) -> NDArray[np.int64]:
-        """(questions,): where `scores` over chunks put the right document."""
+    def ranks(self, questions: Sequence[ArticleQuestion], scores: Scores) -> NDArray[np.int64]:
+        """(questions,): the rank of the right document by `scores` over chunks."""
         return self.ranks_of_documents(questions, self.documents(scores))
 
-    def ranks_of_documents(self, questions: Sequence[Asked], best: Scores) -> NDArray[np.int64]:
-        """The same from scores over documents."""
+    def ranks_of_documents(self, questions: Sequence[ArticleQuestion], best: Scores) -> NDArray[np.int64]:
+        """(questions,): the rank of the right document by scores over documents."""
         order = np.argsort(-best, axis=1, kind="stable")
         right = np.array([self._numbers[question.document] for question in questions])
         return np.asarray((order == right[:, None]).argmax(axis=1) + 1)
 
 
 def cross_validate(ranks: NDArray[np.int64], articles: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[int]]:
-    """`ranks` (weights, questions) → each question's rank by the weight chosen without its fold, and those weights."""
+    """`ranks` (weights, questions) → each question's rank with the weight chosen on the other folds; the weights."""
     fold = (np.random.default_rng(_SEED).permutation(int(articles.max()) + 1) % _FOLDS)[articles]
     tested = np.empty(ranks.shape[1], dtype=np.int64)
     chosen = []
@@ -162,7 +164,7 @@ def cross_validate(ranks: NDArray[np.int64], articles: NDArray[np.int64]) -> tup
 
 
 def interval(gain: NDArray[np.float64], articles: NDArray[np.int64]) -> tuple[float, float]:
-    """The middle 95 % of the mean `gain` of a question when articles are drawn again."""
+    """The 95 % interval of the mean `gain` per question, by resampling articles."""
     count = int(articles.max()) + 1
     sums, sizes = np.bincount(articles, gain, count), np.bincount(articles, minlength=count)
     drawn = np.random.default_rng(_SEED).integers(0, count, (_RESAMPLES, count))
@@ -170,12 +172,14 @@ def interval(gain: NDArray[np.float64], articles: NDArray[np.int64]) -> tuple[fl
     return float(low), float(high)
 
 
-def compare(collection: Collection, name: str, questions: Sequence[Asked], console: Console) -> dict[str, object]:
-    """Print one group's tables; the figures in them."""
+def compare(
+    collection: Collection, name: str, questions: Sequence[ArticleQuestion], console: Console
+) -> dict[str, object]:
+    """Print the tables of a group of questions, and return their figures."""
     names = {article: i for i, article in enumerate(dict.fromkeys(question.article for question in questions))}
     articles = np.array([names[question.article] for question in questions])
     ranks: dict[str, NDArray[np.int64]] = {}
-    ways: dict[str, tuple[Terms, float, float]] = {
+    variants: dict[str, tuple[Terms, float, float]] = {
         "words": (lambda text, _: lexical_index.words(text), 1.2, 0.75),
         "stems": (lexical_index.terms, 1.2, 0.75),
         "4-grams": (lambda text, _: lexical_index.grams(text), 0.9, 0.6),
@@ -185,12 +189,11 @@ def compare(collection: Collection, name: str, questions: Sequence[Asked], conso
             0.6,
         ),
     }
-    for way, (read, k1, b) in tqdm(ways.items(), desc=f"{name}: BM25"):
+    for variant, (tokenize, k1, b) in tqdm(variants.items(), desc=f"{name}: BM25"):
         for feedback in (0.0, 0.1):
             suffix = ", with feedback" if feedback else ""
-            ranks[f"BM25, {way}{suffix}"] = collection.ranks(
-                questions, collection.lexical(questions, read, k1, b, feedback)
-            )
+            scores = collection.lexical(questions, tokenize, k1, b, feedback)
+            ranks[f"BM25, {variant}{suffix}"] = collection.ranks(questions, scores)
     served = collection.served(questions)
     dense = collection.dense(collection.embedded([question.text for question in questions]))
     served_documents, dense_documents = collection.documents(served), collection.documents(dense)
@@ -203,28 +206,20 @@ def compare(collection: Collection, name: str, questions: Sequence[Asked], conso
     ranks["weighted, cross-validated"], chosen = cross_validate(swept, articles)
     bm25 = swept[0]
 
-    table = Table(
-        title=f"{name}: {len(questions)} questions on {len(names)} articles, {len(collection.chunks)} passages"
-    )
-    for heading in ("ranking", "recall@1", "recall@5", "MRR"):
-        table.add_column(heading, justify="left" if heading == "ranking" else "right")
-    qualities = {way: Quality.of(found.tolist()) for way, found in ranks.items()}
-    qualities |= {f"weighted, w = {w}": Quality.of(found.tolist()) for w, found in zip(WEIGHTS, swept, strict=True)}
-    for way, quality in qualities.items():
-        table.add_row(way, f"{quality.recall_at_1:.3f}", f"{quality.recall_at_5:.3f}", f"{quality.mrr:.3f}")
-    console.print(table)
+    ranks |= {f"weighted, w = {w}": found for w, found in zip(WEIGHTS, swept, strict=True)}
+    qualities = {ranking: RankingQuality.of(found.tolist()) for ranking, found in ranks.items()}
+    title = f"{name}: {len(questions)} questions on {len(names)} articles, {len(collection.chunks)} passages"
+    console.print(quality_table(title, qualities))
     console.print(f"weights chosen: {', '.join(str(WEIGHTS[i]) for i in chosen)}")
     gains: dict[str, object] = {}
     for other, theirs in (("BM25", bm25), ("vectors", ranks["vectors"]), ("BM25, stems", ranks["BM25, stems"])):
         mine = ranks["weighted, cross-validated"]
         gain = (mine == 1).astype(float) - (theirs == 1)
         low, high = interval(gain, articles)
-        console.print(f"recall@1 against {other}: {gain.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})")
+        console.print(f"recall@1 relative to {other}: {gain.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})")
         gains[other] = {"recall@1": float(gain.mean()), "low": low, "high": high}
     console.print()
-    figures = {
-        way: {"recall@1": q.recall_at_1, "recall@5": q.recall_at_5, "mrr": q.mrr} for way, q in qualities.items()
-    }
+    figures = {ranking: quality.figures() for ranking, quality in qualities.items()}
     return {"rankings": figures, "weights": [WEIGHTS[i] for i in chosen], "gains": gains}
 
 
@@ -233,22 +228,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("squad", nargs="?", type=Path, help="a file in SQuAD's format")
-    source.add_argument("--documents", type=Path, help="a folder, asked the project's questions about the corpus")
+    source.add_argument("--documents", type=Path, help="a folder, with the project's questions about the corpus")
     parser.add_argument("--embedding-model", default=DEFAULT_MODEL)
     parser.add_argument("--adapter", type=Path, help="a directory that training.train_adapter wrote")
-    parser.add_argument("--embeddings", type=Path, help="a directory that keeps vectors for the next run")
+    parser.add_argument("--embeddings", type=Path, help="a directory that caches the vectors")
     options = parser.parse_args(arguments)
     if options.documents:
         documents, groups = read_corpus(options.documents)
     else:
-        documents, asked = read_squad(options.squad)
-        groups = {options.squad.name: [Asked(question.text, question.document, question.article) for question in asked]}
+        documents, rows = read_squad(options.squad)
+        groups = {options.squad.name: [ArticleQuestion(row.text, row.document, row.article) for row in rows]}
     embedder: LocalEmbedder = SentenceTransformerEmbedder.load(options.embedding_model)
     if options.adapter is not None:
         embedder = load_adapter(options.adapter, embedder)
     with tempfile.TemporaryDirectory() as temporary:
         collection = Collection(documents, embedder, options.embeddings or Path(temporary) / "store")
-        figures = {name: compare(collection, name, asked, Console(width=100)) for name, asked in groups.items()}
+        figures = {name: compare(collection, name, rows, Console(width=100)) for name, rows in groups.items()}
     embedder.close()
     print(json.dumps({"embedder": embedder.name, "groups": figures}, ensure_ascii=False))
     return 0

@@ -1,15 +1,15 @@
-"""How quickly and how completely are the nearest of many vectors found? Flat, IVF, HNSW and PQ at any number of rows.
+"""Recall and latency of vector indexes (Flat, IVF, HNSW, PQ) at any number of rows.
 
-    python -m benchmarks.search.index_scale --rows 1000000                  make vectors, build, measure
+    python -m benchmarks.search.index_scale --rows 1000000                  create vectors, build, measure
     python -m benchmarks.search.index_scale --rows 100000 --factory HNSW32
-    python -m benchmarks.search.index_scale --rows 1000000 --measure-only   what has been built already
+    python -m benchmarks.search.index_scale --rows 1000000 --measure-only   measure an index built before
 
-The vectors are synthetic, because embedding a million passages takes a day on two cores: a mixture of 5,000 clusters,
-the clusters' centres and what lies around them drawn from one decaying spectrum, about a common mean. Its participation
-ratio (the number of dimensions that carry the variance) is 56, more than all-MiniLM-L6-v2 has on FaQuAD and on the
-default corpus (39 and 28), so neighbours are harder to tell; questions are as far from their nearest passage as real
-ones (a median cosine of 0.68; 0.69 on FaQuAD, 0.58 on the corpus). Recall is against an exact search, latency that of
-single questions in one process, one after the other. The last line of its output is JSON.
+The vectors are synthetic, because embedding a million passages takes a day on two cores: a mixture of 5,000 clusters
+around a common mean, with centres and deviations drawn from one decaying spectrum. Its participation ratio (the
+effective number of dimensions) is 56, more than that of all-MiniLM-L6-v2 on FaQuAD and on the default corpus (39 and
+28), so neighbours are harder to separate; questions are as far from their nearest passage as real ones (a median cosine
+of 0.68; 0.69 on FaQuAD, 0.58 on the corpus). Recall is relative to an exact search; latency is that of sequential
+single questions in one process. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from rag.retrieval.vector_index import VectorIndex
 
 _SEED = 7
 _CLUSTERS = 5000
-_CANDIDATES = 64  # what the hybrid retriever asks each search for
+_CANDIDATES = 64  # the hybrid retriever's candidates per search
 
 
 class Mixture:
-    """The distribution that the docstring above describes, over `dimension` components."""
+    """The distribution in the module's docstring, over `dimension` components."""
 
     def __init__(self, dimension: int) -> None:
         rng = np.random.default_rng(_SEED)
@@ -51,7 +51,7 @@ class Mixture:
         self._centres = self._draw(rng, _CLUSTERS)
 
     def passages(self, rows: int, block: int) -> Vectors:
-        """(rows, dimension): the block with the number `block`."""
+        """(rows, dimension): block number `block`."""
         rng = np.random.default_rng((_SEED, 1, block))
         centres = self._centres[rng.integers(0, _CLUSTERS, rows)]
         return _unit(self._mean + np.float32(0.75) * centres + np.float32(0.6) * self._draw(rng, rows))
@@ -71,7 +71,7 @@ def _unit(rows: NDArray[np.floating]) -> Vectors:
 
 
 class VectorFile:
-    """float32 rows in a file, mapped only while a block is read, so that they don't count as this process's memory."""
+    """float32 rows in a file, mapped only during a read, so that they don't count as this process's memory."""
 
     def __init__(self, path: Path, rows: int, dimension: int) -> None:
         self._path = path
@@ -86,13 +86,13 @@ class VectorFile:
 
 
 def vectors_of(directory: Path, rows: int, dimension: int) -> VectorFile:
-    """The synthetic vectors, made when their file is not there yet."""
+    """The synthetic vectors, created unless their file exists."""
     path = directory / f"vectors-{rows}x{dimension}.f32"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         mixture = Mixture(dimension)
         draft = path.with_suffix(".draft")
-        with draft.open("wb") as file, tqdm(total=rows, desc="making vectors", unit="row") as bar:
+        with draft.open("wb") as file, tqdm(total=rows, desc="creating vectors", unit="row") as bar:
             for block, start in enumerate(range(0, rows, BLOCK_ROWS)):
                 count = min(BLOCK_ROWS, rows - start)
                 file.write(mixture.passages(count, block).tobytes())
@@ -102,25 +102,25 @@ def vectors_of(directory: Path, rows: int, dimension: int) -> VectorFile:
 
 
 def questions_of(directory: Path, vectors: VectorFile, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-    """Questions near evenly drawn passages, and the exact neighbours of each."""
+    """Questions near uniformly drawn passages, and the exact neighbours of each."""
     path = directory / f"questions-{len(vectors)}x{vectors.shape[1]}-{count}.npz"
     if not path.exists():
         drawn = np.sort(np.random.default_rng(_SEED + 1).integers(0, len(vectors), count))
         questions = Mixture(vectors.shape[1]).questions(vectors[drawn])
-        print(f"searching exactly for {count} questions", file=sys.stderr)
+        print(f"exact search for {count} questions", file=sys.stderr)
         np.savez(path, questions=questions, exact=exact_neighbours(questions, vectors))
     stored = np.load(path)
     return stored["questions"], stored["exact"]
 
 
 def participation_ratio(sample: Vectors) -> float:
-    """(Σλ)² / Σλ² of the covariance's eigenvalues: how many dimensions carry the variance."""
+    """(Σλ)² / Σλ² of the covariance's eigenvalues: the effective number of dimensions."""
     eigenvalues = np.linalg.eigvalsh(np.cov(sample.T))
     return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
 
 
 def build(vectors: VectorFile, factory: str, path: Path) -> dict[str, object]:
-    """Build, calibrate and save; what it took. Written beside the index, for a later --measure-only."""
+    """Build, calibrate and save an index; its build figures, also saved next to it for a later --measure-only."""
     start_s = time.perf_counter()
     with tqdm(total=len(vectors), desc=f"building {factory}", unit="row") as bar:
         index, calibration = VectorIndex.build(vectors, factory, bar.update)
@@ -136,12 +136,12 @@ def build(vectors: VectorFile, factory: str, path: Path) -> dict[str, object]:
 
 
 def measure(path: Path, questions: Vectors, exact: NDArray[np.int64]) -> dict[str, object]:
-    """Recall and latencies of the index in `path`, mapped from its file as a server has it."""
+    """Recall and latencies of the index in `path`, memory-mapped as in serving."""
     index = VectorIndex.load(path)
 
     def timed(search: Callable[[NDArray[np.float32]], NDArray[np.int64]], what: str) -> tuple[list[float], float]:
         for question in questions[: len(questions) // 4]:
-            search(question)  # pages come in from the disk once
+            search(question)  # warm-up: pages are read from disk
         seconds, found = [], []
         for question in tqdm(questions, desc=what, unit="question"):
             start_s = time.perf_counter()
@@ -170,7 +170,7 @@ def measure(path: Path, questions: Vectors, exact: NDArray[np.int64]) -> dict[st
 
 
 def show(rows: Sequence[dict[str, object]], console: Console) -> None:
-    """A line an index."""
+    """Print a row per index."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "rows": lambda row: f"{row['rows']:,}",
         "index": lambda row: str(row["factory"]),
@@ -197,14 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=384)
-    parser.add_argument("--factory", nargs="+", default=["auto"], help="FAISS factory strings; auto: by size")
+    parser.add_argument("--factory", nargs="+", default=["auto"], help="FAISS factory strings; auto: by number of rows")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument(
-        "--directory", type=Path, default=Path("build/scale"), help="for what is made (default: %(default)s)"
+        "--directory", type=Path, default=Path("build/scale"), help="for vectors and indexes (default: %(default)s)"
     )
     phases = parser.add_mutually_exclusive_group()
-    phases.add_argument("--build-only", action="store_true", help="make the vectors and build, measure nothing")
-    phases.add_argument("--measure-only", action="store_true", help="measure what --build-only has built")
+    phases.add_argument("--build-only", action="store_true", help="create the vectors and build, without measuring")
+    phases.add_argument("--measure-only", action="store_true", help="measure an index that --build-only built")
     options = parser.parse_args(arguments)
     console = Console(width=160)
     vectors = vectors_of(options.directory, options.rows, options.dimension)

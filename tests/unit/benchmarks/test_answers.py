@@ -1,4 +1,4 @@
-"""benchmarks.answers: what counts as right, and that the figures add up. The models are fakes."""
+"""benchmarks.answers: how answers are scored and summarised. The models are fakes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.answers import Outcome, Question, ask_all, by_language, main, read_questions
-from benchmarks.harness.agreement import contains, exact, f1
+from benchmarks.answers import Outcome, ask_all, by_language, main
+from benchmarks.harness.questions import ReferenceQuestion, contains, exact, f1, read_questions
 from rag.answering.pipeline import Pipeline
 from rag.answering.prompt import NOT_IN_PASSAGES
 from rag.settings import Settings
@@ -16,12 +16,12 @@ from tests.fakes import FakeGenerator, fake_pipeline
 from tests.unit.documents.test_squad import squad_file
 from tests.unit.words_embedder import WordsEmbedder
 
-CAPITAL = Question("Qual a capital do Brasil?", "pt", ("Brasília",), "pt/brasilia.md")
-ELSEWHERE = Question("Where is the capital?", "en", ("in Brasília",), "en/glossary.jsonl#en/nothing.md")
-UNKNOWN = Question("Quem descobriu a penicilina?", "pt", (), None)
+CAPITAL = ReferenceQuestion("Qual a capital do Brasil?", "pt", ("Brasília",), "pt/brasilia.md")
+ELSEWHERE = ReferenceQuestion("Where is the capital?", "en", ("in Brasília",), "en/glossary.jsonl#en/nothing.md")
+UNKNOWN = ReferenceQuestion("Quem descobriu a penicilina?", "pt", (), None)
 
 
-def outcomes(text: str, *questions: Question) -> list[Outcome]:
+def outcomes(text: str, *questions: ReferenceQuestion) -> list[Outcome]:
     generator = FakeGenerator()
     generator.pieces = (text,)
     return list(ask_all(fake_pipeline(generator), questions, max_new_tokens=8))
@@ -34,13 +34,13 @@ def test_answers_are_compared_without_case_articles_and_punctuation_but_with_acc
     assert not contains("19600", ["1960"])
 
 
-def test_f1_counts_shared_words_of_the_best_reference() -> None:
+def test_f1_is_that_of_the_best_reference() -> None:
     assert f1("Edmund Hillary", ["Edmund Hillary"]) == 1
     assert f1("Edmund", ["Tenzing Norgay", "Edmund Hillary"]) == pytest.approx(2 / 3)
     assert f1("Oslo", ["Brasília"]) == 0
 
 
-def test_a_right_answer_is_exact_grounded_and_of_the_right_document() -> None:
+def test_a_correct_answer_is_exact_grounded_and_from_the_right_document() -> None:
     (outcome,) = outcomes("Brasília.", CAPITAL)
     assert (outcome.exact, outcome.contains, outcome.f1, outcome.refused) == (True, True, 1.0, False)
     assert outcome.grounded
@@ -48,7 +48,7 @@ def test_a_right_answer_is_exact_grounded_and_of_the_right_document() -> None:
     assert outcome.seconds > 0
 
 
-def test_a_refusal_is_right_only_where_nothing_answers() -> None:
+def test_a_refusal_is_correct_only_for_an_unanswerable_question() -> None:
     groups = by_language(outcomes(NOT_IN_PASSAGES["pt"], CAPITAL, UNKNOWN))
     assert groups["pt"] == groups["all"]
     assert groups["all"] | {"median_ms": 0, "p95_ms": 0} == {
@@ -58,7 +58,7 @@ def test_a_refusal_is_right_only_where_nothing_answers() -> None:
     }  # fmt: skip
 
 
-def test_languages_are_counted_apart() -> None:
+def test_figures_are_also_given_by_language() -> None:
     groups = by_language(outcomes("Brasília", CAPITAL, ELSEWHERE, UNKNOWN))
     assert {name: figures["exact"] for name, figures in groups.items()} == {"all": 0.5, "pt": 1.0, "en": 0.0}
     assert groups["pt"]["refused_rightly"] == 0
@@ -66,9 +66,9 @@ def test_languages_are_counted_apart() -> None:
     assert groups["en"]["retrieved"] == 0
 
 
-def test_a_document_ranks_where_its_best_passage_comes() -> None:
-    second = Question("Qual era a capital?", "pt", ("Rio de Janeiro",), "en/brazil.md")
-    third = Question("Qual era a capital?", "pt", ("Rio de Janeiro",), "pt/rio.md")
+def test_a_document_has_the_rank_of_its_best_passage() -> None:
+    second = ReferenceQuestion("Qual era a capital?", "pt", ("Rio de Janeiro",), "en/brazil.md")
+    third = ReferenceQuestion("Qual era a capital?", "pt", ("Rio de Janeiro",), "pt/rio.md")
     found = outcomes("Rio de Janeiro", CAPITAL, second, third, ELSEWHERE, UNKNOWN)
     assert [outcome.rank for outcome in found] == [1, 2, 3, None, None]
     figures = by_language(found)["all"]
@@ -76,13 +76,13 @@ def test_a_document_ranks_where_its_best_passage_comes() -> None:
     assert figures["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 4, abs=1e-4)
 
 
-def test_the_command_asks_a_file_in_squad_s_format_over_an_index_of_its_own(
+def test_the_command_builds_an_index_for_a_file_in_squad_s_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_with: list[Settings] = []
+    loaded: list[Settings] = []
 
     def load(settings: Settings, _on_phase: object) -> Pipeline:
-        asked_with.append(settings)
+        loaded.append(settings)
         return fake_pipeline()
 
     monkeypatch.setattr("benchmarks.answers.ROOT", tmp_path)
@@ -90,12 +90,12 @@ def test_the_command_asks_a_file_in_squad_s_format_over_an_index_of_its_own(
     assert main(["--data", str(squad_file(tmp_path / "squad.json"))], load=load) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (figures["groups"]["all"]["answerable"], figures["groups"]["all"]["unanswerable"]) == (2, 1)
-    manifest = json.loads((Path(asked_with[0].index) / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((Path(loaded[0].index) / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["documents"] == 2
 
 
 def test_the_project_s_questions_can_be_read() -> None:
-    questions = read_questions(Path(__file__).parents[3] / "benchmarks" / "questions.jsonl")
+    questions = read_questions()
     assert sum(bool(question.answers) for question in questions) == 64
     assert sum(not question.answers for question in questions) == 8
 
@@ -112,7 +112,7 @@ def test_the_command_prints_a_table_and_ends_in_json(tmp_path: Path, capsys: pyt
     assert (figures["questions"], figures["groups"]["all"]["exact"]) == (1, 1.0)
 
 
-def test_a_question_that_lacks_a_field_is_named_with_its_line(
+def test_a_question_without_a_required_field_is_refused_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "questions.jsonl"

@@ -1,4 +1,4 @@
-"""The verdict page: each claim is judged by the figures alone, and the committed page is what the script makes."""
+"""The comparison page: claims are judged by the figures only, and the committed page equals the generated one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.harness.design_claims import (
     UNMEASURED,
     judge_all,
 )
-from benchmarks.harness.wording import speaker
+from benchmarks.harness.wording import locale_for
 from benchmarks.verdicts import PAGE, RESULTS, read, render
 from tests.comparison_results import compared, figure, operation
 
@@ -26,11 +26,11 @@ from tests.comparison_results import compared, figure, operation
 def verdicts(
     changed: dict[str, Any] | None = None, also: dict[str, Any] | None = None
 ) -> dict[str, design_claims.ClaimVerdict]:
-    found = judge_all(changed or compared(), also or operation(), speaker("en"))
+    found = judge_all(changed or compared(), also or operation(), locale_for("en"))
     return {verdict.claim.name: verdict for verdict in found}
 
 
-def test_twelve_claims_are_judged_three_for_and_three_against_each_design() -> None:
+def test_there_are_three_advantages_and_three_drawbacks_of_each_design() -> None:
     sides = [(claim.about, claim.praise) for claim in CLAIMS]
     assert {side: sides.count(side) for side in sides} == {
         (MONOLITH, True): 3, (MONOLITH, False): 3, (MICROSERVICES, True): 3, (MICROSERVICES, False): 3,
@@ -46,7 +46,7 @@ def test_twelve_claims_are_judged_three_for_and_three_against_each_design() -> N
         (figure(0.004, 0.002, 0.006), figure(0.005, 0.003, 0.007), PARTLY),
     ],
 )
-def test_latency_is_decided_by_the_intervals_and_not_by_the_means(
+def test_latency_is_judged_by_the_intervals_not_the_means(
     monolith: dict[str, Any], microservices: dict[str, Any], expected: str
 ) -> None:
     changed = compared()
@@ -56,28 +56,28 @@ def test_latency_is_decided_by_the_intervals_and_not_by_the_means(
     assert (found["internal_latency"].verdict, found["network_overhead"].verdict) == (expected, expected)
 
 
-def test_a_refused_allocation_that_costs_nothing_makes_the_cascade_hold_only_in_part() -> None:
+def test_the_cascade_holds_only_in_part_if_failed_allocations_lose_no_request() -> None:
     assert verdicts()["cascade_crash"].verdict == PARTLY
     changed = compared()
     changed["faults"][MONOLITH]["memory_refused"]["modes"]["retrieve"] |= {"lost": 9, "out_s": 4.0}
     assert verdicts(changed)["cascade_crash"].verdict == HOLDS
 
 
-def test_a_fault_that_reaches_the_other_service_denies_the_isolation() -> None:
+def test_isolation_fails_if_a_fault_affects_the_other_service() -> None:
     assert verdicts()["isolation"].verdict == HOLDS
     changed = compared()
     changed["faults"][MICROSERVICES]["llm_killed"]["modes"]["retrieve"] |= {"lost": 1, "out_s": 0.2}
     assert verdicts(changed)["isolation"].verdict == FAILS
 
 
-def test_retrieval_that_never_answers_with_a_damaged_llm_is_coupling() -> None:
+def test_coupling_holds_if_retrieval_never_answers_with_a_corrupt_llm() -> None:
     assert verdicts()["coupling"].verdict == HOLDS
     also = operation()
     also[MONOLITH]["damaged_llm"]["retrieves_after_s"] = 4.0
     assert verdicts(also=also)["coupling"].verdict == FAILS
 
 
-def test_a_claim_that_fails_speaks_for_the_other_design() -> None:
+def test_a_drawback_that_fails_favours_its_design() -> None:
     found = verdicts()
     assert found["base_ram"].favours == MONOLITH
     changed = compared()
@@ -86,7 +86,7 @@ def test_a_claim_that_fails_speaks_for_the_other_design() -> None:
     assert found["cascade_crash"].favours is None
 
 
-def test_what_was_left_out_of_a_run_is_unmeasured_and_the_rest_still_judged() -> None:
+def test_parts_missing_in_a_run_are_unmeasured_and_the_rest_is_judged() -> None:
     changed = compared()
     del changed["faults"], changed["cost"]
     found = verdicts(changed)
@@ -94,7 +94,7 @@ def test_what_was_left_out_of_a_run_is_unmeasured_and_the_rest_still_judged() ->
     assert unmeasured == {"cascade_crash", "isolation", "hardware_waste", "heterogeneous_hardware"}
 
 
-def test_the_page_says_the_same_in_both_languages_with_each_ones_marks() -> None:
+def test_the_page_has_the_same_content_in_both_languages_with_each_number_format() -> None:
     page = render(compared(), operation())
     portuguese, english = page.split("## English")
     assert "2,10 ms (1,90–2,30)" in portuguese
@@ -107,5 +107,5 @@ def test_the_page_says_the_same_in_both_languages_with_each_ones_marks() -> None
 
 
 @pytest.mark.skipif(not any(RESULTS.glob("compare-*.json")), reason="no results are committed")
-def test_the_committed_page_is_what_the_committed_results_make() -> None:
+def test_the_committed_page_equals_the_one_generated_from_the_committed_results() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(*read()), "python -m benchmarks.verdicts"
