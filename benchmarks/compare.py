@@ -38,7 +38,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.harness import faults
-from benchmarks.harness.arrivals import RequestSample, Turn, ask, closed_loop, load_figures, open_loop, rounds_of
+from benchmarks.harness.arrivals import LoadTurn, RequestSample, ask, closed_loop, load_figures, open_loop, rounds_of
 from benchmarks.harness.bootstrap import interval, mean, percentiles
 from benchmarks.harness.costs import per_thousand
 from benchmarks.harness.host import describe, machine_line
@@ -206,12 +206,12 @@ def _closed(
     result: dict[str, Any] = {}
     for clients in CLIENTS:
         requests = max(12, clients) if quick else max(24, 4 * clients)
-        measured: dict[str, list[Turn]] = {variant.name: [] for variant in variants}
+        measured: dict[str, list[LoadTurn]] = {variant.name: [] for variant in variants}
         turns = [variant for _ in range(rounds) for variant in rng.sample(list(variants), len(variants))]
         for variant in tqdm(turns, desc=f"{clients} clients", unit="turn"):
             before_s = variant.cpu_s()
             samples, wall_s = closed_loop(variant.url, list(rounds_of(bodies, requests, rng)), clients)
-            measured[variant.name].append(Turn(samples, wall_s, variant.cpu_s() - before_s))
+            measured[variant.name].append(LoadTurn(samples, wall_s, variant.cpu_s() - before_s))
         result[str(clients)] = {name: load_figures(found) for name, found in measured.items()}
     return result
 
@@ -227,14 +227,14 @@ def _open(
     result: dict[str, Any] = {}
     for share in OPEN_SHARES:
         per_s = share * slowest_per_s
-        measured: dict[str, list[Turn]] = {variant.name: [] for variant in variants}
+        measured: dict[str, list[LoadTurn]] = {variant.name: [] for variant in variants}
         for _ in tqdm(range(1 if quick else 3), desc=f"open loop, {per_s:.1f}/s", unit="round"):
             arrivals = list(rounds_of(bodies, 32 if quick else 64, rng))
             seed = rng.random()
             for variant in rng.sample(list(variants), len(variants)):
                 before_s = variant.cpu_s()
                 samples, wall_s = open_loop(variant.url, arrivals, per_s, random.Random(seed))
-                measured[variant.name].append(Turn(samples, wall_s, variant.cpu_s() - before_s))
+                measured[variant.name].append(LoadTurn(samples, wall_s, variant.cpu_s() - before_s))
         result[f"{share:g}"] = {"per_s": per_s, **{name: load_figures(found) for name, found in measured.items()}}
     return result
 

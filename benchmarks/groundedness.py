@@ -37,7 +37,6 @@ class CheckedAnswer:
     answer: str
     expected: bool
     found: bool
-    score: float
     cites: bool
 
 
@@ -47,9 +46,7 @@ def check(line: str) -> CheckedAnswer:
     passages = [Passage(f"{n}", passage["title"], passage["text"], 1.0) for n, passage in enumerate(row["passages"])]
     found = ground(row["answer"], passages)
     cites = bool(found.cited & set(row["cited"]))
-    return CheckedAnswer(
-        row["kind"], row["language"], row["answer"], row["grounded"], found.grounded, found.score, cites
-    )
+    return CheckedAnswer(row["kind"], row["language"], row["answer"], row["grounded"], found.grounded, cites)
 
 
 def figures_of(checked: Sequence[CheckedAnswer]) -> dict[str, float]:

@@ -38,7 +38,7 @@ class RequestSample:
         return (self.total_s - self.first_s) / (self.tokens - 1) if self.tokens > 1 else None
 
 
-class Turn(NamedTuple):
+class LoadTurn(NamedTuple):
     """One variant's turn at one load: its samples, wall-clock seconds and CPU seconds."""
 
     samples: list[RequestSample]
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
     cpu_s: float
 
 
-def load_figures(turns: Sequence[Turn]) -> dict[str, Any]:
+def load_figures(turns: Sequence[LoadTurn]) -> dict[str, Any]:
     """The figures of one variant at one load, over its turns."""
     samples = [sample for turn in turns for sample in turn.samples]
     answered = [sample for sample in samples if not sample.error]

@@ -125,10 +125,6 @@ class EmbeddingStore:
         self._rows_by_key: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._read()
 
-    def __len__(self) -> int:
-        """Rows on disk when the store was last read, without those appended since."""
-        return len(self._rows_by_key)
-
     def __enter__(self) -> EmbeddingStore:
         return self
 

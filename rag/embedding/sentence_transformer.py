@@ -55,7 +55,7 @@ class SentenceTransformerEmbedder:
     ) -> None:
         self._model = model
         self._name = name
-        self._prefixes = prefixes or Prefixes()
+        self.prefixes = prefixes or Prefixes()
         self._max_batch_texts = max_batch_texts
         # A copy, because the model's thread changes its tokenizer's truncation, which is not thread-safe.
         self._tokenizer = _plain_tokenizer(model.tokenizer, name)
@@ -109,16 +109,11 @@ class SentenceTransformerEmbedder:
         return self._dimension
 
     @property
-    def prefixes(self) -> Prefixes:
-        """The prefixes in use."""
-        return self._prefixes
-
-    @property
     def max_tokens(self) -> int:
         """The longest passage that the model reads, in tokens; the rest of a longer one is truncated."""
         special = self._tokenizer.num_special_tokens_to_add(False)
         longest = self._model.max_seq_length or 512
-        return int(longest) - int(special) - len(self.token_spans(self._prefixes.passage))
+        return int(longest) - int(special) - len(self.token_spans(self.prefixes.passage))
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each token of `text` in characters, without special tokens."""
@@ -132,7 +127,7 @@ class SentenceTransformerEmbedder:
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dimension), each row of length 1. Concurrent calls share forward passes."""
-        return self._stack(self._batcher([(self._prefixes.query, text) for text in texts]))
+        return self._stack(self._batcher([(self.prefixes.query, text) for text in texts]))
 
     def embed_passages(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """(len(texts), dimension), each row of length 1.
@@ -144,7 +139,7 @@ class SentenceTransformerEmbedder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         for start in range(0, len(order), self._max_batch_texts):
             batch = order[start : start + self._max_batch_texts]
-            vectors[batch] = self._stack(self._batcher([(self._prefixes.passage, texts[i]) for i in batch]))
+            vectors[batch] = self._stack(self._batcher([(self.prefixes.passage, texts[i]) for i in batch]))
             if progress is not None:
                 progress(len(batch))
         return vectors

@@ -120,11 +120,6 @@ class Index:
     def __len__(self) -> int:
         return len(self._passages)
 
-    @property
-    def fields(self) -> list[str]:
-        """The metadata fields that filters may use."""
-        return self._passages.fields
-
     def matching(self, filters: Filters | None) -> Rows | None:
         """The rows that match `filters`; None for all rows. Raises InvalidRequest for an unknown field."""
         return self._passages.matching(filters) if filters else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.checkpoint import public_name, resolve_model
+from rag.checkpoint import resolve_model
 from rag.embedding.microbatch import MicroBatcher
 from rag.embedding.sentence_transformer import load_local
 from rag.errors import ModelRefused
@@ -29,8 +29,7 @@ class Reranker(Protocol):
 class CrossEncoderReranker:
     """The Reranker in this process. One thread runs the model; concurrent questions share forward passes."""
 
-    def __init__(self, model: CrossEncoder, *, name: str, max_batch_pairs: int = 32) -> None:
-        self.name = name
+    def __init__(self, model: CrossEncoder, *, max_batch_pairs: int = 32) -> None:
         self._model = model
         self._max_batch_pairs = max_batch_pairs
         self._batcher: MicroBatcher[tuple[str, str], float] = MicroBatcher(
@@ -53,7 +52,7 @@ class CrossEncoderReranker:
                 value=loaded.num_labels,
                 limit=1,
             )
-        return cls(loaded, name=public_name(model), max_batch_pairs=max_batch_pairs)
+        return cls(loaded, max_batch_pairs=max_batch_pairs)
 
     def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """(len(texts),), each in [0, 1]: the logistic function of the model's logit."""

@@ -138,7 +138,7 @@ def test_vectors_of_another_model_of_the_same_name_are_discarded(
 ) -> None:
     embedded(tmp_path, TEXTS[:5])
     with EmbeddingStore(tmp_path, OtherWeights()) as store:
-        assert len(store) == 0
+        assert (store.rows(keys_of(TEXTS[:5])) < 0).all()
         assert not list(tmp_path.glob("shard-*"))
     assert "another embedding model" in caplog.text
 

@@ -46,7 +46,6 @@ def test_a_built_index_is_loaded(directory: Path) -> None:
     index = Index.load(directory, WordsEmbedder())
     assert len(index) == 3
     assert [index.chunk(row) for row in range(3)] == CHUNKS
-    assert index.fields == ["language", "source"]
     assert index.is_english.tolist() == [False, True, True]
     assert index.manifest.documents == 2
     query = WordsEmbedder().embed_queries(["which port listens"])[0]
