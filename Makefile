@@ -67,14 +67,14 @@ image-test: install $(VENV)/.installed-test ## Build the image, print its size, 
 
 .PHONY: test
 test: check index ## make check, then all tests, with the unit tests' coverage (ENDPOINT_NAME: the contract tests on it as well)
-	@$(PY) -m pytest tests/unit --cov --cov-report=
+	@$(PY) -m pytest tests/unit -n 2 --dist worksteal --cov --cov-report=
 	@printf 'Coverage of the unit tests: %s %%\n' "$$($(PY) -m coverage report --format=total)"
 	@env -u ENDPOINT_NAME -u RUNTIME_URL $(PY) -m pytest --ignore tests/unit
 	@$(if $(ENDPOINT_NAME),$(MAKE) --no-print-directory smoke)
 
 .PHONY: unit
 unit: install $(VENV)/.installed-test ## The unit tests, in seconds (T=words: only those whose names contain them)
-	@$(PY) -m pytest tests/unit $(if $(T),-k '$(T)')
+	@$(PY) -m pytest tests/unit $(if $(T),-k '$(T)',-n 2 --dist worksteal -m 'not slow')
 
 .PHONY: check
 check: install $(VENV)/.installed-test ## ruff, mypy and import-linter

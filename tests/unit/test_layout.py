@@ -1,4 +1,4 @@
-"""The layout: how large a folder may be, and what HTTP starts without. Who imports whom is held by pyproject.toml."""
+"""How large folders, modules and functions may be; what HTTP starts without. pyproject.toml has the import rules."""
 
 from __future__ import annotations
 
@@ -67,3 +67,12 @@ def test_what_serves_http_starts_without_the_heavy_libraries(module: str) -> Non
 def test_a_folder_is_read_at_a_glance(folder: Path) -> None:
     most = 12 if (ROOT / "rag") in (folder, *folder.parents) else 16
     assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= most
+
+
+@pytest.mark.parametrize("module", MODULES, ids=shown)
+def test_a_module_is_read_in_one_sitting(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name

@@ -97,6 +97,7 @@ def test_without_passages_nothing_is_grounded() -> None:
     assert not ground("Brasília", []).grounded
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80) | st.from_regex(r"(\w{1,5}[ ,.;0-9½/ªº-]{1,4}){1,9}"), st.text(max_size=80))
 def test_no_text_breaks_the_check(answer: str, text: str) -> None:

@@ -72,6 +72,7 @@ REQUESTS = st.lists(
 
 
 @pytest.mark.parametrize("kind", ["slots", "paged"])
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted(CONFIGS))
 @settings(max_examples=4, deadline=None)
 @given(requests=REQUESTS, chunk=st.sampled_from([32, 256]), sessions=st.integers(1, MOST_SESSIONS))

@@ -146,6 +146,7 @@ FLAGS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(COMMANDS), st.lists(st.tuples(FLAGS, VALUES), max_size=6), st.booleans())
 def test_any_input_exits_with_0_2_or_3_and_without_a_traceback(
@@ -172,6 +173,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(sorted(FAMILIES)),

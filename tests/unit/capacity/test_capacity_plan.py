@@ -80,6 +80,7 @@ def requests(draw: st.DrawFn) -> Request:
     return Request(model, machine, load, engine)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(requests())
 def test_applying_any_fix_of_any_refusal_makes_the_check_pass(asked: Request) -> None:
@@ -98,6 +99,7 @@ def test_applying_any_fix_of_any_refusal_makes_the_check_pass(asked: Request) ->
     assert not check(asked.with_changes(context_tokens=refusal.largest_context_tokens + 1)).fits
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(requests())
 def test_a_plan_that_fits_also_passes_the_check_at_its_own_size(asked: Request) -> None:
@@ -110,6 +112,7 @@ def test_a_plan_that_fits_also_passes_the_check_at_its_own_size(asked: Request) 
         assert not check(asked.with_changes(instances=made.instances - 1)).fits
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(requests(), st.data())
 def test_less_never_turns_a_fit_into_a_misfit(asked: Request, data: st.DataObject) -> None:

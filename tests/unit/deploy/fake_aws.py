@@ -8,6 +8,7 @@ update_endpoint replaces the container without a failed call, and rolls back whe
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import urllib.request
@@ -30,6 +31,15 @@ Launch = Callable[[dict[str, Any], dict[str, bytes]], str]
 LIMITS = Limits(ping_every_s=0.02, ping_s=2.0, start_up_s=0.6)
 
 
+@functools.cache
+def _moto_url() -> str:
+    """One moto server for all tests of the process; each test resets it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
 class Platform:
     """AWS at `url` and its SageMaker Runtime at `runtime.url`."""
 
@@ -41,10 +51,7 @@ class Platform:
         self.calls: list[str] = []
         self._candidates: dict[str, tuple[LocalEndpoint, str]] = {}
         self._faults: dict[str, list[tuple[str, str]]] = {}
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.url = f"http://{host}:{port}"
+        self.url = _moto_url()
         patch.setenv("AWS_ENDPOINT_URL", self.url)
         patch.setattr(FakeEndpointConfig, "validate_instance_type", lambda _self, _type: None)
         self._patch_backend(patch)
@@ -52,7 +59,6 @@ class Platform:
     def close(self) -> None:
         """Stop, and reset everything created."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")).close()
-        self._server.stop()
         for candidate, _ in self._candidates.values():
             candidate.close()
         self.runtime.close()

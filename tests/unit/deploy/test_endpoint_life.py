@@ -24,6 +24,7 @@ from tests.unit.deploy.deploying import (
 from tests.unit.deploy.fake_aws import Platform
 
 
+@pytest.mark.slow
 def test_the_whole_life_of_an_endpoint(amazon: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write_artifact(tmp_path / "first", "o primeiro")
     assert deploy(first) == 0

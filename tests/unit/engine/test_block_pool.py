@@ -150,9 +150,9 @@ class RingSlots(PoolMachine):
         return shared if written - shared <= 6 else 0
 
 
-TestBlockPool = PoolMachine.TestCase
-TestLongBlocks = LongBlocks.TestCase
-TestRingSlots = RingSlots.TestCase
+TestBlockPool = pytest.mark.slow(PoolMachine.TestCase)
+TestLongBlocks = pytest.mark.slow(LongBlocks.TestCase)
+TestRingSlots = pytest.mark.slow(RingSlots.TestCase)
 
 
 def run(pool: BlockPool, prompt: tuple[int, ...], new: int = 4) -> int:

@@ -112,6 +112,7 @@ def test_a_thousand_random_requests_get_no_5xx(seed: int) -> None:
     boot.close()
 
 
+@pytest.mark.slow
 def test_five_thousand_bodies_by_coverage_guided_fuzzing_get_no_5xx(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="libFuzzer has no wheel for this Python")
     done = subprocess.run(
