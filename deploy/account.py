@@ -17,7 +17,7 @@ _CONFIG = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AwsCall:
     """One boto3 call: service, method and parameters."""
 
     service: str
@@ -52,7 +52,7 @@ class Account:
                 raise explained(error, service) from error
         return self._clients[service]
 
-    def do(self, call: Call) -> dict[str, Any]:
+    def do(self, call: AwsCall) -> dict[str, Any]:
         """Make `call`; its response."""
         try:
             response: dict[str, Any] = getattr(self.client(call.service), call.operation)(**call.parameters)
@@ -60,7 +60,7 @@ class Account:
             raise explained(error, call.operation) from error
         return response
 
-    def find(self, call: Call) -> dict[str, Any] | None:
+    def find(self, call: AwsCall) -> dict[str, Any] | None:
         """Make `call`; its response, or None where the resource does not exist."""
         try:
             response: dict[str, Any] = getattr(self.client(call.service), call.operation)(**call.parameters)
@@ -72,7 +72,7 @@ class Account:
             raise explained(error, call.operation) from error
         return response
 
-    def pages(self, call: Call, member: str) -> Iterator[Any]:
+    def pages(self, call: AwsCall, member: str) -> Iterator[Any]:
         """The items of every page's `member`."""
         try:
             for page in self.client(call.service).get_paginator(call.operation).paginate(**call.parameters):

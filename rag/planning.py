@@ -13,7 +13,7 @@ from pathlib import Path
 from capacity import Hardware, Measured, Plan, Request, check, load_hardware, load_model, refuse
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import Device
-from capacity.planning.container import container_request
+from capacity.planning.container_request import container_request
 from capacity.planning.fixes import largest_concurrency
 from rag.backends.choice import BackendChoice, choose_backend
 from rag.checkpoint import resolve_model

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from rag_client.client import CONFIG, Client
-from rag_client.conversation import Answer, Conversation, answer_events, request_body
+from rag_client.conversation import Answer, SessionBase, answer_events, request_body
 from rag_client.failures import CallFailed, SessionClosed
 from rag_client.frames import Event
 from rag_client.retry import Backoff
@@ -97,7 +97,7 @@ class AsyncClient:
             await asyncio.sleep(wait_s)
 
 
-class AsyncSession(Conversation):
+class AsyncSession(SessionBase):
     """Session for coroutines: the first `ask` opens it, leaving the async with block closes it. One turn at a time."""
 
     def __init__(self, client: AsyncClient) -> None:

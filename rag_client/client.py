@@ -20,7 +20,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from rag_client.conversation import Answer, Conversation, answer_events, request_body
+from rag_client.conversation import Answer, SessionBase, answer_events, request_body
 from rag_client.failures import CallFailed, SessionClosed, StreamBroken, from_boto, from_event, translated
 from rag_client.frames import Event, read_events
 from rag_client.retry import Backoff
@@ -115,7 +115,7 @@ class Client:
             time.sleep(wait_s)
 
 
-class Session(Conversation):
+class Session(SessionBase):
     """A conversation that the container keeps. The first `ask` opens it, leaving the with block closes it.
 
     A session cannot be opened by a stream, so a first turn that is streamed arrives as a whole. Not safe to share

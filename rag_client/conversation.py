@@ -13,7 +13,7 @@ Answer = dict[str, Any]
 _NEW_SESSION = "NEW_SESSION"
 
 
-class Conversation:
+class SessionBase:
     """`id` and `expires` are the container's; None until the first answer."""
 
     def __init__(self) -> None:

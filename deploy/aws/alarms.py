@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.account import Call
+from deploy.account import AwsCall
 from deploy.spec.deployment import Deployment
 from deploy.spec.instance_plan import sessions_per_instance
 from deploy.spec.names import VARIANT
@@ -24,7 +24,7 @@ def rollback_alarms(endpoint: str) -> tuple[str, ...]:
     return names["5xx"], names["latency"]
 
 
-def put_alarms(deployment: Deployment) -> list[Call]:
+def put_alarms(deployment: Deployment) -> list[AwsCall]:
     """The calls that create or update the alarms."""
     busy = max(1.0, CAPACITY_SHARE * sessions_per_instance(deployment.plan))
     endpoint = deployment.endpoint
@@ -37,7 +37,7 @@ def put_alarms(deployment: Deployment) -> list[Call]:
     ]
 
 
-def _alarm(endpoint: str, kind: str, metric: str, statistic: str, threshold: float, *, minutes: int) -> Call:
+def _alarm(endpoint: str, kind: str, metric: str, statistic: str, threshold: float, *, minutes: int) -> AwsCall:
     parameters: dict[str, Any] = {
         "AlarmName": alarm_names(endpoint)[kind],
         "Namespace": "AWS/SageMaker",
@@ -50,4 +50,4 @@ def _alarm(endpoint: str, kind: str, metric: str, statistic: str, threshold: flo
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         "TreatMissingData": "notBreaching",
     }
-    return Call("cloudwatch", "put_metric_alarm", parameters)
+    return AwsCall("cloudwatch", "put_metric_alarm", parameters)

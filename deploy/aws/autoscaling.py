@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.account import Call
+from deploy.account import AwsCall
 from deploy.spec.deployment import Deployment
 from deploy.spec.instance_plan import sessions_per_instance
 from deploy.spec.names import VARIANT
@@ -27,7 +27,7 @@ def policy_name(endpoint: str) -> str:
     return f"{endpoint}-sessions"
 
 
-def put_scaling(deployment: Deployment) -> list[Call]:
+def put_scaling(deployment: Deployment) -> list[AwsCall]:
     """The calls that set up autoscaling; none for a serverless endpoint, which scales by itself.
 
     The metric counts running, waiting and streaming requests every 10 s; the target is one instance's concurrency.
@@ -49,8 +49,8 @@ def put_scaling(deployment: Deployment) -> list[Call]:
         "TargetTrackingScalingPolicyConfiguration": tracking,
     }
     return [
-        Call(
+        AwsCall(
             "application-autoscaling", "register_scalable_target", named | {"MinCapacity": least, "MaxCapacity": most}
         ),
-        Call("application-autoscaling", "put_scaling_policy", named | policy),
+        AwsCall("application-autoscaling", "put_scaling_policy", named | policy),
     ]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import load_hardware
-from deploy.account import Account, Call
+from deploy.account import Account, AwsCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Running:
 def running(account: Account) -> list[Running]:
     """Every endpoint of the region, including those not deployed by this tool. Raises DeployError."""
     found = []
-    for item in account.pages(Call("sagemaker", "list_endpoints", {}), "Endpoints"):
+    for item in account.pages(AwsCall("sagemaker", "list_endpoints", {}), "Endpoints"):
         name = item["EndpointName"]
-        endpoint = account.find(Call("sagemaker", "describe_endpoint", {"EndpointName": name}))
+        endpoint = account.find(AwsCall("sagemaker", "describe_endpoint", {"EndpointName": name}))
         if endpoint is None:
             continue
         named = {"EndpointConfigName": endpoint["EndpointConfigName"]}
-        config = account.find(Call("sagemaker", "describe_endpoint_config", named)) or {}
+        config = account.find(AwsCall("sagemaker", "describe_endpoint_config", named)) or {}
         types = {item["VariantName"]: item.get("InstanceType", "") for item in config.get("ProductionVariants", ())}
         for variant in endpoint.get("ProductionVariants", ()):
             instance_type = types.get(variant["VariantName"], "")

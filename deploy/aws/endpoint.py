@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.account import Account, Call
+from deploy.account import Account, AwsCall
 from deploy.aws.alarms import put_alarms, rollback_alarms
 from deploy.aws.autoscaling import put_scaling
 from deploy.aws.logs import last_lines
@@ -47,7 +47,7 @@ OnStatus = Callable[[EndpointStatus], object]
 
 def find_endpoint(account: Account, name: str) -> EndpointStatus | None:
     """The endpoint's current state, or None where there is no such endpoint."""
-    response = account.find(Call("sagemaker", "describe_endpoint", {"EndpointName": name}))
+    response = account.find(AwsCall("sagemaker", "describe_endpoint", {"EndpointName": name}))
     return None if response is None else EndpointStatus.of(response)
 
 
@@ -133,13 +133,13 @@ def _refuse_unfit(present: EndpointStatus) -> None:
         )
 
 
-def _make(account: Account, call: Call, describe: str, key: str) -> None:
+def _make(account: Account, call: AwsCall, describe: str, key: str) -> None:
     """Create a resource that is named by the hash of its content, unless it exists."""
-    if account.find(Call(call.service, describe, {key: call.parameters[key]})) is None:
+    if account.find(AwsCall(call.service, describe, {key: call.parameters[key]})) is None:
         account.do(call)
 
 
-def _eventually(account: Account, call: Call) -> None:
+def _eventually(account: Account, call: AwsCall) -> None:
     """Retry while the new configuration is not yet visible to SageMaker."""
     for attempt in range(_EVENTUALLY_TRIES):
         try:

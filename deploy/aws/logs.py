@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.account import Account, Call
+from deploy.account import Account, AwsCall
 from deploy.errors import DeployError
 
 
@@ -16,11 +16,11 @@ def last_lines(account: Account, endpoint: str, count: int = 15) -> list[str]:
     group = log_group(endpoint)
     newest = {"logGroupName": group, "orderBy": "LastEventTime", "descending": True, "limit": 1}
     try:
-        streams = account.find(Call("logs", "describe_log_streams", newest))
+        streams = account.find(AwsCall("logs", "describe_log_streams", newest))
         if not streams or not streams["logStreams"]:
             return []
         wanted = {"logGroupName": group, "logStreamName": streams["logStreams"][0]["logStreamName"], "limit": count}
-        events = account.find(Call("logs", "get_log_events", wanted))
+        events = account.find(AwsCall("logs", "get_log_events", wanted))
     except DeployError:
         return []
     return [str(event["message"]).rstrip() for event in events["events"]] if events else []

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 
-from deploy.account import Account, Call
+from deploy.account import Account, AwsCall
 from deploy.errors import DeployError
 
 Report = Callable[[str], object]
@@ -23,7 +23,7 @@ def push(account: Account, image: str, *, docker: str, report: Report) -> str:
     """Create the repository if missing, log in, tag, push; the image's URI with its digest. Raises DeployError."""
     repository, tag = split_image(image)
     address = _repository(account, repository)
-    authorization = account.do(Call("ecr", "get_authorization_token", {}))["authorizationData"][0]
+    authorization = account.do(AwsCall("ecr", "get_authorization_token", {}))["authorizationData"][0]
     user, _, password = base64.b64decode(authorization["authorizationToken"]).decode().partition(":")
     registry = address.partition("/")[0]
     _run([*shlex.split(docker), "login", "--username", user, "--password-stdin", registry], password)
@@ -43,7 +43,7 @@ def pushed_image(account: Account, image: str) -> str:
         return image
     repository, tag = split_image(image)
     found = account.find(
-        Call("ecr", "describe_images", {"repositoryName": repository, "imageIds": [{"imageTag": tag}]})
+        AwsCall("ecr", "describe_images", {"repositoryName": repository, "imageIds": [{"imageTag": tag}]})
     )
     if not found or not found["imageDetails"]:
         raise DeployError(f"IMAGE_NAME: {repository}:{tag} is not in the registry", "Push it first: make build push.")
@@ -51,17 +51,17 @@ def pushed_image(account: Account, image: str) -> str:
 
 
 def _address(account: Account, repository: str) -> str:
-    found = account.do(Call("ecr", "describe_repositories", {"repositoryNames": [repository]}))
+    found = account.do(AwsCall("ecr", "describe_repositories", {"repositoryNames": [repository]}))
     return str(found["repositories"][0]["repositoryUri"])
 
 
 def _repository(account: Account, name: str) -> str:
     """The repository's URI; created where it does not exist."""
-    found = account.find(Call("ecr", "describe_repositories", {"repositoryNames": [name]}))
+    found = account.find(AwsCall("ecr", "describe_repositories", {"repositoryNames": [name]}))
     if found is not None:
         return str(found["repositories"][0]["repositoryUri"])
     made = account.do(
-        Call(
+        AwsCall(
             "ecr",
             "create_repository",
             {"repositoryName": name, "imageScanningConfiguration": {"scanOnPush": True}},

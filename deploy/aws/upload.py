@@ -16,7 +16,7 @@ from typing import Any
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deploy.account import Account, Call
+from deploy.account import Account, AwsCall
 from deploy.errors import DeployError, explained
 from deploy.spec.artifact_reader import MANIFEST, Artifact
 
@@ -62,7 +62,7 @@ def upload(
 
     Raises DeployError where the bucket does not exist or is not writable.
     """
-    account.do(Call("s3", "head_bucket", {"Bucket": bucket}))
+    account.do(AwsCall("s3", "head_bucket", {"Bucket": bucket}))
     uri = artifact_uri(bucket, endpoint, artifact)
     prefix = uri.removeprefix(f"s3://{bucket}/")
     there = {item["Key"]: item["Size"] for item in _objects(account, bucket, prefix)}
@@ -93,7 +93,7 @@ def upload_archive(
     account: Account, artifact: Artifact, bucket: str, endpoint: str, *, on_bytes: OnBytes = lambda _: None
 ) -> Uploaded:
     """Upload it as one model.tar.gz, as a serverless endpoint requires."""
-    account.do(Call("s3", "head_bucket", {"Bucket": bucket}))
+    account.do(AwsCall("s3", "head_bucket", {"Bucket": bucket}))
     uri = archive_uri(bucket, endpoint, artifact)
     key = uri.removeprefix(f"s3://{bucket}/")
     if list(_objects(account, bucket, key)):
@@ -115,21 +115,23 @@ def remove_artifacts(account: Account, bucket: str, endpoint: str) -> int:
     keys = [item["Key"] for item in _objects(account, bucket, versions_prefix(endpoint))]
     for start in range(0, len(keys), 1000):
         objects = [{"Key": key} for key in keys[start : start + 1000]]
-        account.do(Call("s3", "delete_objects", {"Bucket": bucket, "Delete": {"Objects": objects, "Quiet": True}}))
+        account.do(AwsCall("s3", "delete_objects", {"Bucket": bucket, "Delete": {"Objects": objects, "Quiet": True}}))
     return len(keys)
 
 
 def _objects(account: Account, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    return account.pages(Call("s3", "list_objects_v2", {"Bucket": bucket, "Prefix": prefix}), "Contents")
+    return account.pages(AwsCall("s3", "list_objects_v2", {"Bucket": bucket, "Prefix": prefix}), "Contents")
 
 
 def _earlier(account: Account, bucket: str, endpoint: str, without: str) -> dict[str, str]:
     """SHA-256 → key, of the files of other versions whose upload was completed."""
-    listing = Call("s3", "list_objects_v2", {"Bucket": bucket, "Prefix": versions_prefix(endpoint), "Delimiter": "/"})
+    listing = AwsCall(
+        "s3", "list_objects_v2", {"Bucket": bucket, "Prefix": versions_prefix(endpoint), "Delimiter": "/"}
+    )
     prefixes = [item["Prefix"] for item in account.pages(listing, "CommonPrefixes") if item["Prefix"] != without]
     found: dict[str, str] = {}
     for prefix in prefixes[-_MOST_VERSIONS:]:
-        response = account.find(Call("s3", "get_object", {"Bucket": bucket, "Key": prefix + MANIFEST}))
+        response = account.find(AwsCall("s3", "get_object", {"Bucket": bucket, "Key": prefix + MANIFEST}))
         if response is not None:
             files = json.loads(response["Body"].read())["files"]
             found.update({file["sha256"]: prefix + path for path, file in files.items()})

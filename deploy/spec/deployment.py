@@ -8,7 +8,7 @@ from typing import Any
 
 from capacity import Hardware, Plan, load_hardware
 from capacity.units import GIB, ceil_div
-from deploy.account import Call
+from deploy.account import AwsCall
 from deploy.errors import WrongOption
 from deploy.spec.instance_plan import sessions_per_instance
 from deploy.spec.names import VARIANT, hashed
@@ -91,7 +91,7 @@ class Deployment:
         loaded = sum(self.plan.need_bytes[name] for name in ("weights", "embedder", "index"))
         return _clamped(2 * (_IMPORTS_S + (loaded + self.model_bytes) / _READ_BYTES_PER_S))
 
-    def create_model(self) -> Call:
+    def create_model(self) -> AwsCall:
         """The call that creates the model: image, data and environment, named by their hash."""
         data: dict[str, Any]
         if self.serverless_mb:
@@ -110,9 +110,9 @@ class Deployment:
                 "Subnets": list(self.options.subnets),
                 "SecurityGroupIds": list(self.options.security_groups),
             }
-        return Call("sagemaker", "create_model", {"ModelName": hashed(self.endpoint, content), **content})
+        return AwsCall("sagemaker", "create_model", {"ModelName": hashed(self.endpoint, content), **content})
 
-    def create_config(self) -> Call:
+    def create_config(self) -> AwsCall:
         """The call that creates the endpoint's configuration, named by the hash of its content."""
         content: dict[str, Any] = {"ProductionVariants": [self._variant()]}
         if self.options.capture_percent:
@@ -120,7 +120,7 @@ class Deployment:
         if self.options.kms_key and not self._hardware.local_disk:
             content["KmsKeyId"] = self.options.kms_key
         name = hashed(self.endpoint, content)
-        return Call("sagemaker", "create_endpoint_config", {"EndpointConfigName": name, **content})
+        return AwsCall("sagemaker", "create_endpoint_config", {"EndpointConfigName": name, **content})
 
     @property
     def model_name(self) -> str:
@@ -132,12 +132,12 @@ class Deployment:
         """The configuration's name: the endpoint is up to date when it runs on this one."""
         return str(self.create_config().parameters["EndpointConfigName"])
 
-    def create_endpoint(self) -> Call:
+    def create_endpoint(self) -> AwsCall:
         """The endpoint, where there is none yet."""
         names = {"EndpointName": self.endpoint, "EndpointConfigName": self.config_name}
-        return Call("sagemaker", "create_endpoint", names)
+        return AwsCall("sagemaker", "create_endpoint", names)
 
-    def update_endpoint(self, alarms: tuple[str, ...], running: int = 0) -> Call:
+    def update_endpoint(self, alarms: tuple[str, ...], running: int = 0) -> AwsCall:
         """The call that updates the endpoint to this configuration, with a rollback when one of `alarms` fires.
 
         The current number of instances (`running`), which autoscaling may have set, is kept unless it is below the
@@ -149,14 +149,14 @@ class Deployment:
             "RetainAllVariantProperties": not self.serverless_mb,
         }
         if self.serverless_mb:
-            return Call("sagemaker", "update_endpoint", parameters)
+            return AwsCall("sagemaker", "update_endpoint", parameters)
         if running < self.plan.instances:
             parameters["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DesiredInstanceCount"}]
         rollback = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in alarms]}}
         parameters["DeploymentConfig"] = self._update_policy() | rollback
-        return Call("sagemaker", "update_endpoint", parameters)
+        return AwsCall("sagemaker", "update_endpoint", parameters)
 
-    def calls(self, alarms: list[Call], scaling: list[Call]) -> list[Call]:
+    def calls(self, alarms: list[AwsCall], scaling: list[AwsCall]) -> list[AwsCall]:
         """All calls for a new endpoint, in order."""
         return [self.create_model(), self.create_config(), *alarms, self.create_endpoint(), *scaling]
 

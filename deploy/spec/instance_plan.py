@@ -1,7 +1,7 @@
 """The Plan to deploy, made from an artifact and the requested endpoint before any call to AWS.
 
-Its request is built by the function that builds the container's at boot (capacity/planning/container.py), so both get
-the same Plan: one engine an instance, one device an engine, KV blocks as in the artifact's own plan.
+The function that builds the container's request at boot builds this one (capacity/planning/container_request.py): both
+get the same Plan: one engine an instance, one device an engine, KV blocks as in the artifact's own plan.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from capacity import Hardware, Plan, Request, check, load_hardware, load_model, 
 from capacity.commands import refusal_text
 from capacity.errors import CapacityError
 from capacity.hardware.nodes import instance_types, this_machine
-from capacity.planning.container import container_request
+from capacity.planning.container_request import container_request
 from capacity.units import GIB, MIB, ceil_div
 from deploy.errors import Refused, WrongOption
 from deploy.spec.artifact_reader import Artifact
