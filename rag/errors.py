@@ -3,6 +3,8 @@
     RagError
     ├── InvalidRequest          the body can't be parsed, or a field of it is wrong
     │   ├── PayloadTooLarge     a body above the size limit
+    │   ├── RequestTimeout      the request did not arrive whole in time
+    │   ├── RequestHeadTooLarge more bytes of headers than the cap
     │   ├── UnsupportedMedia    a Content-Type that is not supported
     │   ├── NotAcceptable       an Accept without a supported type
     │   ├── PromptTooLong       the question (or the requested output) can't fit this deployment's context
@@ -29,10 +31,12 @@ An error names the field, the value, the limit and the remedy where it has them;
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 _LONGEST_VALUE = 120
+_MAX_INTEGER_BITS = 256
 _LARGEST_BODY_BYTES = 1900
 
 
@@ -89,6 +93,18 @@ class PayloadTooLarge(InvalidRequest):
     """The body is above the size limit."""
 
     code = "payload_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive whole in time."""
+
+    code = "request_timeout"
+
+
+class RequestHeadTooLarge(InvalidRequest):
+    """The headers have more bytes than the cap."""
+
+    code = "headers_too_large"
 
 
 class UnsupportedMedia(InvalidRequest):
@@ -229,6 +245,8 @@ class ArtifactRefused(RagError):  # noqa: N818
 _STATUS: dict[type[RagError], int] = {
     InvalidRequest: 400,
     PayloadTooLarge: 413,
+    RequestTimeout: 408,
+    RequestHeadTooLarge: 431,
     UnsupportedMedia: 415,
     NotAcceptable: 406,
     PromptTooLong: 422,
@@ -278,6 +296,10 @@ _BY_CODE = {kind.code: kind for kind in _tree(RagError)}
 
 
 def _shortened(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else repr(value)

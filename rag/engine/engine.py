@@ -178,6 +178,11 @@ class Engine:
             raise InvalidRequest(
                 "a token id is outside the vocabulary", field="prompt", value=outside, limit=vocab_size
             )
+        unknown = next((token for token in sampling.stop_ids if not 0 <= token < vocab_size), None)
+        if unknown is not None:
+            raise InvalidRequest(
+                "a stop id is outside the vocabulary", field="stop_ids", value=unknown, limit=vocab_size - 1
+            )
         if sampling.max_new_tokens < 1:
             raise InvalidRequest(
                 "max_new_tokens must be at least 1", field="max_new_tokens", value=sampling.max_new_tokens, limit=1

@@ -6,6 +6,7 @@ top_p, min_p, and a draw from the sequence's own random generator.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import torch
 
 from rag.interfaces import Sampling, TokenLogprob
+
+_log = logging.getLogger(__name__)
 
 
 class Draw(NamedTuple):
@@ -105,7 +108,7 @@ class Sampler:
 
 
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw | None]:
-    """The next token of each row of `logits` (B, V); None where the row has no finite maximum.
+    """The next token of each row of `logits` (B, V); None where the row has no finite maximum or its draw raises.
 
     Greedy rows share one argmax and one transfer from the device: the only synchronisation of a step.
     """
@@ -117,5 +120,14 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw | Non
         if not math.isfinite(maxima[row]):
             draws.append(None)
         else:
-            draws.append(Draw(int(tokens[row])) if sampler.greedy else sampler.draw(logits[row]))
+            draws.append(Draw(int(tokens[row])) if sampler.greedy else _draw(sampler, logits[row]))
     return draws
+
+
+def _draw(sampler: Sampler, logits: torch.Tensor) -> Draw | None:
+    """A row fails alone: one request's parameters must not end the step of the others."""
+    try:
+        return sampler.draw(logits)
+    except Exception:
+        _log.exception("no token could be drawn for a request")
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -25,6 +26,10 @@ OnPhase: TypeAlias = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 _WATCH_S = 0.25
+# An engine that dies this soon after its restart has died of the same fault; with this many, restarts do not help.
+_AT_ONCE_S = 10.0
+_MAX_FAULTS_IN_A_ROW = 3
+_FIRST_BACKOFF_S = 0.25
 _NICENESS = 5
 
 
@@ -34,7 +39,7 @@ Loaded = TypeVar("Loaded", bound=Servable)
 class Boot(Generic[Loaded]):
     """Runs `load(on_phase)` once, in the background, and keeps its result.
 
-    `on_ready` is called in that thread once requests are answered.
+    `on_ready` is called in that thread once requests are answered; `on_dead` after the engine could not be restarted.
     """
 
     def __init__(self, load: Callable[[OnPhase], Loaded], on_ready: Callable[[], None] = lambda: None) -> None:
@@ -48,7 +53,9 @@ class Boot(Generic[Loaded]):
         self._phase_began = time.monotonic()
         self._closed = threading.Event()
         self._loaded_or_failed = threading.Event()
-        self._revived = False
+        self._revived_at = -math.inf
+        self._faults_in_a_row = 0
+        self.on_dead: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="boot", daemon=True)
 
     def start(self) -> None:
@@ -141,21 +148,25 @@ class Boot(Generic[Loaded]):
                 return
 
     def _revive(self) -> bool:
-        """Restart the dead engine, once; the second time only a restart of the container helps."""
-        if not self._revived:
-            self._revived = True
+        """Restart the dead engine. Where it dies at once after each of several restarts, none helps."""
+        died_at_once = time.monotonic() - self._revived_at < _AT_ONCE_S
+        self._faults_in_a_row = self._faults_in_a_row + 1 if died_at_once else 0
+        if self._faults_in_a_row < _MAX_FAULTS_IN_A_ROW:
             self._phase, self._state = "restarting the engine", "loading"
-            _log.error(json.dumps({"event": "engine_died", "phase": self._phase}))
+            _log.error(json.dumps({"event": "engine_died", "faults_in_a_row": self._faults_in_a_row}))
+            self._closed.wait(_FIRST_BACKOFF_S * 2**self._faults_in_a_row if died_at_once else 0)
             try:
                 self._loaded.revive()
             except Exception:
                 _log.exception("the engine could not be restarted")
             else:
+                self._revived_at = time.monotonic()
                 self._state = "ready"
                 _log.warning(json.dumps({"event": "engine_revived"}))
                 return True
         self._failure = Failed("the engine has died", field="phase", value="dead", remedy="restart the container")
         self._state = "failed"
+        self.on_dead()
         return False
 
 

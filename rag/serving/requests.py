@@ -13,17 +13,28 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import from_json
 
 from rag.answering.ask import Ask, Mode, Shape
 from rag.errors import InvalidRequest
 from rag.interfaces import Language, Message, Sampling, Scalar
 
+
+def _greedy_or_sampled(temperature: float) -> float:
+    if 0 < temperature < 0.01:
+        raise ValueError("a temperature is 0 (greedy) or at least 0.01")
+    return temperature
+
+
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Filters = dict[str, Scalar | Annotated[list[Scalar], Field(min_length=1, max_length=64)]]
 _TokenCount = Annotated[int, Field(ge=1, le=1_000_000)]
+# Next to zero, scores divided by them overflow.
+_Temperature = Annotated[float, Field(ge=0, le=10), AfterValidator(_greedy_or_sampled)]
+_TopP = Annotated[float, Field(ge=0.001, le=1)]
+_RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Stop = Annotated[list[_StopText], Field(max_length=8)] | _StopText
@@ -47,9 +58,9 @@ class _RagOptions(_Body):
 
 class _SamplingOptions(_Body):
     max_new_tokens: _TokenCount | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    temperature: _Temperature = 0.0
+    top_p: _TopP = 1.0
+    repetition_penalty: _RepetitionPenalty = 1.0
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
     seed: _Seed | None = None
@@ -103,10 +114,10 @@ class _TgiParameters(_SamplingOptions):
     do_sample: bool | None = None
     return_full_text: Literal[False] | None = None
     details: bool | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None  # type: ignore[assignment]
+    repetition_penalty: _RepetitionPenalty | None = None  # type: ignore[assignment]
     frequency_penalty: _Penalty | None = None  # type: ignore[assignment]
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None  # type: ignore[assignment]
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None  # type: ignore[assignment]
+    temperature: _Temperature | None = None  # type: ignore[assignment]
+    top_p: _TopP | None = None  # type: ignore[assignment]
 
     def tgi_sampling(self, default_new_tokens: int) -> Sampling:
         """TGI samples if do_sample is true, or if only a temperature is given; the default temperature is 1."""
@@ -157,8 +168,8 @@ class _ChatBody(_Body):
     model: str | None = None
     max_tokens: _TokenCount | None = None
     max_completion_tokens: _TokenCount | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[_Temperature, Field(le=2)] = 0.0
+    top_p: _TopP = 1.0
     n: Literal[1] = 1
     seed: _Seed | None = None
     stop: _Stop | None = None

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.engine.sampling import Sampler, choose
+from rag.engine.sampling import Draw, Sampler, choose
 from rag.interfaces import Sampling
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
@@ -75,3 +75,12 @@ def test_a_row_without_finite_logits_gives_no_token_and_does_not_change_the_othe
 def test_a_seed_repeats_its_draws(seed: int, temperature: float) -> None:
     sampling = Sampling(max_new_tokens=1, temperature=temperature, seed=seed)
     assert drawn(20, sampling) == drawn(20, sampling)
+
+
+def test_a_draw_that_raises_fails_its_own_row_only() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 1.0]])
+    overflowing = Sampler(Sampling(max_new_tokens=4, temperature=1e-300))
+    outside = Sampler(Sampling(max_new_tokens=4, min_new_tokens=2, stop_ids=(7,)))
+    fine = Sampler(Sampling(max_new_tokens=4))
+    assert choose(logits, [overflowing, fine]) == [None, Draw(1)]
+    assert choose(logits, [outside, fine]) == [None, Draw(1)]

@@ -1,4 +1,4 @@
-"""The lifecycle once ready: a dead engine is restarted once, draining shows on /ping."""
+"""The lifecycle once ready: a dead engine is restarted, draining shows on /ping."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from rag.answering.pipeline import Pipeline
 from rag.errors import Draining, Failed, NotReady
+from rag.serving import lifecycle
 from rag.serving.lifecycle import Boot
 from tests.fakes import FakeGenerator, fake_pipeline
 from tests.waiting import until
@@ -34,16 +35,40 @@ def boot(pipeline: Pipeline) -> Boot[Pipeline]:
     return boot
 
 
-def test_a_dead_engine_fails_ping_and_is_restarted_once(boot: Boot[Pipeline], generator: FakeGenerator) -> None:
+def test_a_dead_engine_fails_ping_and_is_restarted(boot: Boot[Pipeline], generator: FakeGenerator) -> None:
     assert boot.unready() is None
     generator.alive = False
     assert isinstance(boot.unready(), NotReady)
     until(lambda: boot.unready() is None)
     assert generator.revivals == 1
     assert [message.content for message in generator.asked[-1][0]][-1].endswith("Qual a capital do Brasil?")
+
+
+def die_and_revive(boot: Boot[Pipeline], generator: FakeGenerator, revivals: int) -> None:
     generator.alive = False
-    until(lambda: isinstance(boot.unready(), Failed))
-    assert generator.revivals == 1
+    until(lambda: generator.revivals == revivals and boot.unready() is None)
+
+
+def test_faults_that_are_apart_in_time_are_each_survived(
+    boot: Boot[Pipeline], generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_AT_ONCE_S", 0.0)
+    for fault in range(1, 8):
+        die_and_revive(boot, generator, fault)
+
+
+def test_an_engine_that_dies_at_once_after_each_restart_is_given_up(
+    boot: Boot[Pipeline], generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_FIRST_BACKOFF_S", 0.01)
+    given_up = threading.Event()
+    boot.on_dead = given_up.set
+    for restarts in range(1, 4):
+        die_and_revive(boot, generator, restarts)
+    generator.alive = False
+    assert given_up.wait(5)
+    assert isinstance(boot.unready(), Failed)
+    assert generator.revivals == 3
 
 
 def test_sessions_are_lost_with_the_engine_and_their_memory_is_freed(

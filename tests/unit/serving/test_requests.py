@@ -189,3 +189,20 @@ def test_any_bytes_are_parsed_or_refused_without_another_error(body: bytes) -> N
             parse(body, default_new_tokens=4)
         except InvalidRequest as error:
             assert error.field
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("shape", ['{"query": "q", %s}', '{"inputs": "q", "parameters": {%s}}'])
+def test_numbers_next_to_zero_are_refused_by_name(field: str, shape: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_json((shape % f'"{field}": 1e-300').encode(), default_new_tokens=8)
+    assert refused.value.field is not None
+    assert field in refused.value.field
+
+
+def test_a_refusal_is_small_and_strict_json_whatever_number_was_sent() -> None:
+    for number in ("1e999", "-1e999", "9" * 4000):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_json(f'{{"query": "q", "min_score": {number}}}'.encode(), default_new_tokens=8)
+        body = json.dumps(refused.value.body(), allow_nan=False)
+        assert len(body) < 2048
