@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
+from buffered_worker import MAX_HEAD_BYTES, BufferedWorker, Fault, ReadLimits
+from inference import body_too_large
+from rag.errors import Overloaded, RagError, RequestHeadTooLarge, RequestTimeout, status_of
+from rag.process.log_writer import LOG, QueuedHandler
 from rag.process.process_memory import share_arenas
 from rag.serving.lifecycle import Boot
 from rag.settings import Settings
@@ -32,10 +40,12 @@ class Container(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """One worker: a second would load the weights again. No preload: torch does not survive a fork."""
+        host = self._settings.host
         options: dict[str, Any] = {
-            "bind": f"{self._settings.host}:{self._port}",
+            "bind": f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}",
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": type("Worker", (BufferedWorker,), {"limits": _read_limits(self._settings)}),
+            "worker_connections": self._settings.max_connections,
             "threads": self._settings.http_threads,
             "timeout": 120,
             "graceful_timeout": _DRAIN_S + 2,
@@ -56,6 +66,7 @@ class Container(BaseApplication):  # type: ignore[misc]
         # With dozens of threads, Python's default switch interval of 5 ms would make /ping wait for many of them.
         sys.setswitchinterval(0.0005)
         app, self._boot = self._build()
+        self._boot.on_dead = _exit
         self._boot.start()
         return app
 
@@ -73,10 +84,65 @@ class Container(BaseApplication):  # type: ignore[misc]
     def _close(self) -> None:
         if self._boot is not None:
             self._boot.close()
+        LOG.flush()
+
+
+def _exit() -> None:
+    """End worker and arbiter with status 3, so that the platform replaces a container that can't recover."""
+    LOG.flush()
+    os._exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def _read_limits(settings: Settings) -> ReadLimits:
+    cap = int(settings.max_body_mb * 1e6)
+    faults: dict[Fault, RagError] = {
+        "timeout": RequestTimeout(
+            "the request did not arrive whole in time",
+            field="request",
+            limit=f"{settings.read_timeout_s:g} s",
+            remedy="send the whole request at once, or deploy with a larger READ_TIMEOUT_S",
+        ),
+        "head_too_large": RequestHeadTooLarge(
+            "the request's headers are too large",
+            field="headers",
+            limit=f"{MAX_HEAD_BYTES} bytes",
+            remedy="send fewer or shorter headers",
+        ),
+        "body_too_large": body_too_large(settings.max_body_mb),
+        "busy": Overloaded(
+            "the memory for requests that are still arriving is in use",
+            field="body",
+            limit=f"{settings.max_buffered_mb:g} MB",
+            remedy="retry, or deploy with a larger MAX_BUFFERED_MB",
+            retry_after_s=1.0,
+        ),
+    }
+    return ReadLimits(
+        read_timeout_s=settings.read_timeout_s,
+        max_body_bytes=cap,
+        max_buffered_bytes=int(settings.max_buffered_mb * 1e6),
+        responses={fault: _response(error) for fault, error in faults.items()},
+    )
+
+
+def _response(error: RagError) -> bytes:
+    """The whole HTTP response, for a request that never reaches the application."""
+    status, body = HTTPStatus(status_of(error)), json.dumps(error.body()).encode()
+    head = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *([f"Retry-After: {max(1, round(error.retry_after_s))}"] if error.retry_after_s is not None else []),
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def log_to_stderr(settings: Settings) -> None:
     """Configure the log of this process; verbose libraries log warnings only."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = QueuedHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    logging.getLogger("gunicorn.error").handlers = [handler]
     for verbose in ("sentence_transformers", "faiss", "bm25s", "urllib3"):
         logging.getLogger(verbose).setLevel(logging.WARNING)

@@ -61,7 +61,6 @@ _INFERENCE = "X-Amzn-SageMaker-Inference-Id"
 _STREAM_ACCEPT = "X-Amzn-SageMaker-Accept"  # what InvokeEndpointWithResponseStream sends as Accept
 
 _MOST_LINES = 256
-_MOST_DRAINED_BYTES = 64_000_000
 
 
 @dataclass(slots=True)
@@ -119,7 +118,7 @@ class _Handlers:
             raise pipeline.admission.busy()
         client = request.environ.get("gunicorn.socket")
         if client is not None:
-            self._disconnects.watch(client, record.call)
+            self._disconnects.watch(client, record.call, may_probe=request.environ["SERVER_PROTOCOL"] != "HTTP/1.0")
 
         def release() -> None:
             if client is not None:
@@ -131,6 +130,9 @@ class _Handlers:
         except BaseException:
             release()
             raise
+        finally:
+            if client is not None:
+                self._disconnects.response_begins(client)
         response.call_on_close(release)  # after the last byte of a stream, or when its client has disconnected
         return response
 
@@ -270,22 +272,24 @@ def _batch(pipeline: Pipeline, body: bytes, settings: Settings) -> bytes:
         return b"".join(dump(document) + b"\n" for document in threads.map(answer, lines))
 
 
-def _body(max_body_mb: float) -> bytes:
-    """The whole body. One above the limit is read to its end and discarded, so that the client gets the refusal."""
-    limit = int(max_body_mb * 1e6)
-    body = request.stream.read(limit + 1)
-    if len(body) <= limit:
-        return body
-    size = len(body)
-    while size < _MOST_DRAINED_BYTES and (more := request.stream.read(1 << 20)):
-        size += len(more)
-    raise PayloadTooLarge(
+def body_too_large(max_body_mb: float, size: int | None = None) -> PayloadTooLarge:
+    """The refusal of a request body above the limit."""
+    return PayloadTooLarge(
         f"the body exceeds {max_body_mb:g} MB",
         field="body",
-        value=f"{request.content_length or size} bytes",
-        limit=f"{limit} bytes",
+        value=None if size is None else f"{size} bytes",
+        limit=f"{int(max_body_mb * 1e6)} bytes",
         remedy="send less text, or deploy with a larger MAX_BODY_MB",
     )
+
+
+def _body(max_body_mb: float) -> bytes:
+    """The whole body. buffered_worker.py refuses larger ones before they get here; other servers may not."""
+    limit = int(max_body_mb * 1e6)
+    body = request.stream.read(limit + 1)
+    if len(body) > limit:
+        raise body_too_large(max_body_mb, request.content_length)
+    return body
 
 
 def _accepted() -> str | None:

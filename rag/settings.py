@@ -124,6 +124,15 @@ class Settings(BaseModel):
     )
     stream_deadline_s: float = Field(default=470.0, gt=0, description="The same for a streamed answer")
     max_body_mb: float = Field(default=6.0, gt=0, le=25, description="Largest request body, in MB of 10⁶ bytes")
+    read_timeout_s: float = Field(
+        default=20.0, gt=0, description="Seconds in which a request must arrive whole; 408 after that"
+    )
+    max_buffered_mb: float = Field(
+        default=256.0, ge=25, description="Memory for requests that are still arriving, in MB; the largest gets 429"
+    )
+    max_connections: int = Field(
+        default=4096, ge=64, description="Open connections; one more closes the one that has waited longest"
+    )
     host: str = Field(default="0.0.0.0", description="Address to listen on")
     port: int = Field(default=8080, ge=1, le=65535, description="Port; SAGEMAKER_BIND_TO_PORT overrides it")
     variant: Literal["monolith", "microservices", "orchestrator", "vector", "llm"] = Field(

@@ -7,6 +7,7 @@ stdout that CloudWatch turns into metrics; nothing is sent from here.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -19,10 +20,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from rag.answering.run import Answer
 from rag.interfaces import KvUse, Usage
+from rag.process.log_writer import LOG, LogWriter
 
 _FIRST_TOKEN_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50)
 _EACH_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _NAMESPACE = "RAG"
+
+_log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -35,11 +39,13 @@ class Telemetry:
         *,
         log_prompts: bool = False,
         out: TextIO | None = None,
+        log: LogWriter = LOG,
     ) -> None:
         self.registry = CollectorRegistry()
         self._usage = usage
         self._log_prompts = log_prompts
         self._out = out or sys.stdout
+        self._log = log
         self._lock = threading.Lock()
         # Since the last embedded-metric line; that format takes at most 100 values of a metric.
         self._counts: Counted[str] = Counted()
@@ -67,13 +73,18 @@ class Telemetry:
             ("rag_prefix_hit_tokens", "Prompt tokens found in the prefix cache, in total"): lambda: (
                 kv_use().reused_tokens
             ),
+            ("rag_log_lines_dropped", "Log lines dropped: the reader was too slow"): lambda: log.dropped,
         }
         for (name, meaning), read in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(read)
 
     def serve(self, port: int) -> Callable[[], None]:
-        """Serve Prometheus text on 127.0.0.1:`port`; the returned callable stops it."""
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        """Serve Prometheus text on 127.0.0.1:`port`; the returned callable stops it. A taken port is logged."""
+        try:
+            server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        except OSError as error:
+            _log.error("METRICS_PORT %d can't be served (%s): the container runs without it", port, error)
+            return lambda: None
 
         def stop() -> None:
             server.shutdown()
@@ -160,6 +171,4 @@ class Telemetry:
             self._counts[name] += by
 
     def _write(self, document: Mapping[str, Any]) -> None:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        self._out.write(text + "\n")
-        self._out.flush()
+        self._log.write(self._out, json.dumps(document, ensure_ascii=False, separators=(",", ":")))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 
+import pytest
+
 from rag.cancellation import Call
 from rag.serving.disconnects import DisconnectWatcher
 
@@ -58,3 +60,45 @@ def test_a_callback_added_after_the_end_runs_at_once() -> None:
     assert run == ["now"]
     assert call.expired
     assert not call.cancelled
+
+
+def test_a_client_that_has_only_closed_its_sending_side_gets_its_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    watcher, call, ended = DisconnectWatcher(), Call(), threading.Event()
+    call.on_end(ended.set)
+    watcher.watch(server, call)
+    client.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # which asks whether it still reads
+    assert not ended.wait(0.1)
+    client.close()
+    server.send(b"x")  # a closed peer answers with a reset
+    assert ended.wait(5)
+    server.close()
+
+
+def test_nothing_is_sent_beside_a_response_that_has_begun() -> None:
+    watcher, call = DisconnectWatcher(), Call()
+    server, client = socket.socketpair()
+    watcher.watch(server, call)
+    watcher.response_begins(server)
+    client.shutdown(socket.SHUT_WR)
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert not call.cancelled
+    server.close()
+    client.close()
+
+
+def test_an_event_of_a_socket_that_was_closed_meanwhile_does_not_cancel_the_next_with_its_number() -> None:
+    """The watcher is late: between its poll and its lock the request ends and the number is given to another client."""
+    watcher, call = DisconnectWatcher(), Call()
+    server, client = socket.socketpair()
+    watcher.watch(server, call)
+    assert watcher._disconnected(server.fileno()) is None
+    assert not call.cancelled
+    client.close()
+    assert watcher._disconnected(server.fileno()) in (call, None)  # None where the thread was faster
+    server.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import urllib.request
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -13,14 +14,22 @@ from benchmarks.harness.process import free_port
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
 from rag.interfaces import KvUse, Sampling, Usage
+from rag.process.log_writer import LogWriter
 from rag.serving.telemetry import Telemetry
 from tests.fakes import fake_pipeline
 
 QUESTION = "Qual a capital do Brasil?"
 
 
+class DirectWriter(LogWriter):
+    """Writes in the caller's thread."""
+
+    def write(self, stream: TextIO, line: str) -> None:
+        stream.write(line + "\n")
+
+
 def telemetry(out: io.StringIO, **settings: Any) -> Telemetry:
-    return Telemetry(lambda: Usage(10, 8, 1000, 3, 1, 2), lambda: KvUse(5, 77), out=out, **settings)
+    return Telemetry(lambda: Usage(10, 8, 1000, 3, 1, 2), lambda: KvUse(5, 77), out=out, log=DirectWriter(), **settings)
 
 
 @pytest.fixture
@@ -94,3 +103,9 @@ def test_an_embedded_metric_line_declares_every_value_and_covers_the_time_since_
     assert {metric["Name"] for metric in directive["Metrics"]} == set(document) - {"_aws"}
     assert (document["Requests"], document["Refused"], document["Tokens"]) == (2, 1, 3)
     assert document["KVReservedPercent"] == 80
+
+
+def test_a_metrics_port_that_is_taken_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        telemetry(io.StringIO()).serve(taken.getsockname()[1])()
+    assert "METRICS_PORT" in caplog.text
