@@ -35,7 +35,8 @@ from rag.language import detect_language
 
 CANARY = "Qual a capital do Brasil?"
 
-# No tokenizer makes fewer tokens than one per this many characters: refuses far too long questions without tokenizing.
+# No tokenizer makes fewer tokens than one per this many characters, and no chat template fewer than one per message:
+# what is far too long is refused without tokenizing it.
 _MOST_CHARACTERS_A_TOKEN = 32
 
 
@@ -102,7 +103,7 @@ class Pipeline(Servable):
         """The passages for the question, best first; none in the generate mode."""
         if ask.mode == "generate":
             return []
-        self._refuse_far_too_long(ask.question)
+        self._refuse_far_too_long(ask)
         # The retrieve mode returns them all; a prompt is better without passages of little relevance.
         min_score = self._options.min_score if ask.min_score is None and ask.mode == "answer" else ask.min_score
         return self.retriever.retrieve(
@@ -132,7 +133,7 @@ class Pipeline(Servable):
         def ended(answer: Answer | None) -> None:
             if session is not None and answer is not None and answer.finish_reason != "cancelled":
                 *_, prompted = prompt.write_messages(ask.question, run.passages, answer.language)
-                session.turns.append(Turn(ask.question, prompted, answer.text))
+                session.remember(Turn(ask.question, prompted, answer.text), self._most_characters)
             resources.close()
 
         run.on_end(ended)
@@ -140,7 +141,7 @@ class Pipeline(Servable):
 
     def _start(self, ask: Ask, call: Call, session: Conversation | None, held: ExitStack) -> Run:
         times = StageTimes()
-        self._refuse_far_too_long(ask.question)
+        self._refuse_far_too_long(ask)
         deadline_s = self._options.stream_deadline_s if ask.stream else self._options.deadline_s
         writer = self._writer(ask, session)
         # Without passages the real size is known before the reservation; with them, only its maximum.
@@ -192,16 +193,21 @@ class Pipeline(Servable):
         self.generator.close()
         self.embedder.close()
 
-    def _refuse_far_too_long(self, question: str) -> None:
-        most = self.generator.max_model_len * _MOST_CHARACTERS_A_TOKEN
-        if len(question) > most:
+    @property
+    def _most_characters(self) -> int:
+        return self.generator.max_model_len * _MOST_CHARACTERS_A_TOKEN
+
+    def _refuse_far_too_long(self, ask: Ask) -> None:
+        most = self._most_characters
+        size = len(ask.question) + sum(max(len(turn.content), _MOST_CHARACTERS_A_TOKEN) for turn in ask.history)
+        if size > most:
             raise PromptTooLong(
-                f"the question has {len(question)} characters; a context of {self.generator.max_model_len} tokens "
-                f"never has more than {most}",
-                field="query",
-                value=f"{len(question)} characters",
+                f"the question{' and its history have' if ask.history else ' has'} {size} characters; a context of "
+                f"{self.generator.max_model_len} tokens never has more than {most}",
+                field="messages" if ask.history else "query",
+                value=f"{size} characters",
                 limit=f"{most} characters",
-                remedy="shorten the question, or deploy with a larger CONTEXT",
+                remedy="shorten the question or its history, or deploy with a larger CONTEXT",
             )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rag.admission.admission import Admission, Permit
@@ -26,6 +27,11 @@ class Turn:
     question: str
     prompted: Message
     answer: str
+
+    @property
+    def characters(self) -> int:
+        """Of question and answer."""
+        return len(self.question) + len(self.answer)
 
     def messages(self, *, bare: bool) -> list[Message]:
         """Question and answer; the question as it was in the prompt or, `bare`, without its passages."""
@@ -51,15 +57,23 @@ class Conversation:
 
         Word for word if possible; else earlier questions without their passages, then without the oldest turns.
         """
-        for history in self._shortened_histories():
-            if len(encode(write_messages(question, passages, language, history))) <= max_prompt_tokens:
-                return history
-        return []
 
-    def _shortened_histories(self) -> Iterator[list[Message]]:
-        yield [message for turn in self.turns for message in turn.messages(bare=False)]
-        for dropped in range(len(self.turns)):
-            yield [message for turn in self.turns[dropped:] for message in turn.messages(bare=True)]
+        def fits(history: Sequence[Message]) -> bool:
+            return len(encode(write_messages(question, passages, language, history))) <= max_prompt_tokens
+
+        def without(dropped: int) -> list[Message]:
+            return [message for turn in self.turns[dropped:] for message in turn.messages(bare=True)]
+
+        whole = [message for turn in self.turns for message in turn.messages(bare=False)]
+        if fits(whole):
+            return whole
+        return without(bisect_left(range(len(self.turns)), True, key=lambda dropped: fits(without(dropped))))
+
+    def remember(self, turn: Turn, max_characters: int) -> None:
+        """Add a turn, and forget the oldest that could never be in a prompt again."""
+        self.turns.append(turn)
+        while len(self.turns) > 1 and sum(turn.characters for turn in self.turns) > max_characters:
+            del self.turns[0]
 
 
 class Sessions:

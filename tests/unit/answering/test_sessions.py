@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from flask.testing import FlaskClient
@@ -13,7 +14,8 @@ from werkzeug.test import TestResponse
 from inference import create_app
 from rag.answering.ask import Ask
 from rag.answering.pipeline import Pipeline
-from rag.errors import Overloaded, SessionClosed
+from rag.answering.sessions import Conversation, Turn
+from rag.errors import Overloaded, PromptTooLong, SessionClosed
 from rag.interfaces import Message, Sampling
 from rag.serving.lifecycle import Boot
 from rag.settings import Settings
@@ -196,3 +198,24 @@ def test_a_cancelled_turn_is_not_part_of_the_conversation(pipeline: Pipeline, ge
     assert not session.turns
     assert not session.active
     assert generator.open == 0
+
+
+@pytest.mark.parametrize("turns", [1, 100_000])
+def test_a_history_far_beyond_the_context_is_refused_before_any_tokenizing_or_reservation(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    encoded: list[object] = []
+    monkeypatch.setattr(pipeline.generator, "encode", encoded.append)
+    history = tuple(Message("user", "x" * (5_800_000 // turns)) for _ in range(turns))
+    with pytest.raises(PromptTooLong) as refused:
+        pipeline.answer(Ask(("q",), Sampling(max_new_tokens=4), history=history))
+    assert refused.value.field == "messages"
+    assert not encoded
+    assert pipeline.admission.usage().reserved_blocks == 0
+
+
+def test_a_session_forgets_turns_that_could_never_be_in_a_prompt_again() -> None:
+    session = Conversation("id", permit=MagicMock(), expires=0.0, last_used=0.0)
+    for number in range(50):
+        session.remember(Turn(f"{number:04}", Message("user", "q"), "a" * 96), 1000)
+    assert [turn.question for turn in session.turns] == [f"{number:04}" for number in range(40, 50)]
