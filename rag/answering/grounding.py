@@ -21,6 +21,8 @@ from rag.interfaces import Passage
 
 # A passage that holds at least this share of a clause's content words supports it.
 _SUPPORT = 0.75
+# What is read of an answer. No real one has more; one that has is not grounded, since not all of it was looked up.
+_MAX_CHARACTERS, _MAX_CLAUSES = 20_000, 60
 
 _MARKER = re.compile(r"\[(\d{1,3})\]")
 _LEAD_IN = re.compile(
@@ -48,6 +50,7 @@ def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
 
     "The passages do not say" makes no claim, so it is neither grounded nor cited.
     """
+    whole_answer, answer = answer, answer[:_MAX_CHARACTERS]
     claim = text_matching.plain(_LEAD_IN.sub("", _MARKER.sub(" ", answer)))
     answer_words = text_matching.words(claim)
     is_refusal = any(answer_words == text_matching.words(refusal) for refusal in NOT_IN_PASSAGES.values())
@@ -56,9 +59,13 @@ def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
     marked = {int(number) - 1 for number in _MARKER.findall(answer)} & set(range(len(passages)))
     read = [_ParsedPassage(passage) for passage in passages]
     verbatim = {place for place, passage in enumerate(read) if passage.contains_verbatim(answer_words)}
-    if verbatim:
+    if verbatim and answer == whole_answer:
         return Grounding(grounded=True, score=1.0, cited=frozenset(marked | verbatim))
-    support = [[passage.support(clause) for passage in read] for clause in text_matching.clauses(claim, least=2)]
+    clauses = text_matching.clauses(claim, least=2)
+    distinct = list(dict.fromkeys(clauses))[:_MAX_CLAUSES]
+    supported = {clause: [passage.support(clause) for passage in read] for clause in distinct}
+    support = [supported[clause] for clause in clauses if clause in supported]
+    read_whole = answer == whole_answer and len(support) == len(clauses)
     whole = [min(shares) for shares in zip(*support, strict=True)]
     if max(whole) >= _SUPPORT:  # one passage supports every clause
         support = [whole]
@@ -66,7 +73,7 @@ def ground(answer: str, passages: Sequence[Passage]) -> Grounding:
     supporting = {
         place for shares in support for place, share in enumerate(shares) if share >= _SUPPORT and share == max(shares)
     }
-    grounded = min(best) >= _SUPPORT
+    grounded = min(best) >= _SUPPORT and read_whole
     cited = frozenset(marked | supporting) if grounded else frozenset(marked)
     return Grounding(grounded, round(sum(best) / len(best), 3), cited)
 

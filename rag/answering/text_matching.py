@@ -52,7 +52,7 @@ _SCALES = {
     **dict.fromkeys(("billion", "billions", "bilhao", "bilhoes"), 10**9),
 }
 _SCALED = re.compile(
-    r"(\d+(?:\.\d+)?)\s+(mil|thousand|millions?|milhão|milhões|billions?|bilhão|bilhões)\b", re.IGNORECASE
+    r"(?<!\d)(\d+(?:\.\d+)?)\s+(mil|thousand|millions?|milhão|milhões|billions?|bilhão|bilhões)\b", re.IGNORECASE
 )
 _DATE = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{4})\b")
 _ISO_DATE = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
@@ -111,15 +111,20 @@ def content(text: str) -> list[ContentWord]:
 def clauses(text: str, least: int = 1) -> list[str]:
     """The clauses of a plain text; one with fewer than `least` content words is joined to its neighbour."""
     pieces: list[str] = []
-    pending = ""
+    pending: list[str] = []
+    found = 0
     for piece in _CLAUSE_END.split(text):
-        pending = f"{pending} {piece}".strip()
-        if len(content(pending)) >= least:
-            pieces.append(pending)
-            pending = ""
-    if pieces and pending:
-        pieces[-1] += f" {pending}"
-    return pieces or [pending]
+        if not piece:
+            continue
+        pending.append(piece)
+        found += len(content(piece))
+        if found >= least:
+            pieces.append(" ".join(pending))
+            pending, found = [], 0
+    rest = " ".join(pending)
+    if pieces and rest:
+        pieces[-1] += f" {rest}"
+    return pieces or [rest]
 
 
 def sentences(text: str) -> list[str]:

@@ -104,3 +104,21 @@ def test_no_text_breaks_the_check(answer: str, text: str) -> None:
     found = ground(answer, [Passage("x", "", text, 1.0), Passage("y", "Brasil", f"{answer} {text}", 1.0)])
     assert 0 <= found.score <= 1
     assert found.cited <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a. " * 33_000,
+        "9" * 100_000,
+        "1" + ",111" * 25_000,
+        "1." * 50_000,
+        "a," * 50_000,
+        "Brasília foi fundada por Niemeyer em 1961. " * 2_300,
+        "".join(f"Brasília tem {number} casas, e o Rio {number + 7} praias. " for number in range(2_200)),
+    ],
+    ids=["clauses without words", "a number", "a grouped number", "decimals", "commas", "a loop", "many clauses"],
+)
+def test_the_worst_text_is_judged_in_linear_time_and_what_was_not_read_is_not_grounded(answer: str) -> None:
+    passages = [Passage(str(number), "Brasília", "Brasília é a capital do Brasil. " * 20, 0.5) for number in range(20)]
+    assert not ground(answer, passages).grounded  # quadratic scanning would take minutes
