@@ -5,6 +5,7 @@ rag/serving/requests.py parses requests, rag/answering/pipeline.py answers, rag/
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -214,6 +215,15 @@ def _respond(pipeline: Pipeline, body: bytes, settings: Settings, record: _Recor
     except BaseException:
         pipeline.sessions.close(session.id)  # the client never gets its id
         raise
+
+    def close_if_cancelled() -> None:
+        """A client that disconnected during the first turn does not use the session: it must not hold its memory."""
+        answer = record.run.answer if record.run is not None else record.answer
+        if record.call.cancelled or answer is None or answer.finish_reason == "cancelled":
+            with contextlib.suppress(SessionClosed):
+                pipeline.sessions.close(session.id)
+
+    response.call_on_close(close_if_cancelled)
     expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     response.headers[_NEW_SESSION] = f"{session.id}; Expires={expires}"
     return response

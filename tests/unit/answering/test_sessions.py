@@ -219,3 +219,31 @@ def test_a_session_forgets_turns_that_could_never_be_in_a_prompt_again() -> None
     for number in range(50):
         session.remember(Turn(f"{number:04}", Message("user", "q"), "a" * 96), 1000)
     assert [turn.question for turn in session.turns] == [f"{number:04}" for number in range(40, 50)]
+
+
+def test_a_session_whose_client_disconnects_during_its_first_turn_is_closed(
+    client: FlaskClient, pipeline: Pipeline
+) -> None:
+    for _ in range(5):  # there is memory for three
+        response = client.post(
+            "/invocations",
+            json={"query": "Qual a capital do Brasil?", "stream": True},
+            headers={ID: "NEW_SESSION"},
+            buffered=False,
+        )
+        assert response.status_code == 200
+        response.close()
+        assert len(pipeline.sessions) == 0
+        assert pipeline.admission.usage().reserved_blocks == 0
+
+
+def test_a_session_whose_first_turn_is_read_to_its_end_stays_open(client: FlaskClient, pipeline: Pipeline) -> None:
+    response = client.post(
+        "/invocations",
+        json={"query": "Qual a capital do Brasil?", "stream": True},
+        headers={ID: "NEW_SESSION"},
+        buffered=False,
+    )
+    assert b"Bras" in b"".join(response.iter_encoded())
+    response.close()
+    assert len(pipeline.sessions) == 1

@@ -129,6 +129,7 @@ def ping_s(server: ServerProcess) -> float:
     return time.perf_counter() - began
 
 
+@pytest.mark.slow
 def test_silent_and_half_sent_requests_hold_no_thread_and_are_told_why_they_end(server: ServerProcess) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(60):
@@ -143,6 +144,7 @@ def test_silent_and_half_sent_requests_hold_no_thread_and_are_told_why_they_end(
             assert b"READ_TIMEOUT_S" in answer
 
 
+@pytest.mark.slow
 def test_beyond_the_connections_that_are_kept_the_one_that_has_waited_longest_is_closed(server: ServerProcess) -> None:
     with contextlib.ExitStack() as stack:
         first, *_ = [stack.enter_context(opened(server)) for _ in range(320)]
@@ -150,6 +152,7 @@ def test_beyond_the_connections_that_are_kept_the_one_that_has_waited_longest_is
         assert first.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_a_body_above_the_limit_is_refused_while_it_is_sent(server: ServerProcess) -> None:
     status, answer = post(server, b"x" * 7_000_000)
     assert status == 413
@@ -157,6 +160,7 @@ def test_a_body_above_the_limit_is_refused_while_it_is_sent(server: ServerProces
     assert post(server, b"x" * 5_900_000) == (200, {"bytes": 5_900_000})
 
 
+@pytest.mark.slow
 def test_when_unfinished_bodies_fill_their_memory_the_largest_is_refused_and_small_ones_pass(
     server: ServerProcess,
 ) -> None:
@@ -173,6 +177,7 @@ def test_when_unfinished_bodies_fill_their_memory_the_largest_is_refused_and_sma
         assert sum(answer.startswith(b"HTTP/1.1 429 ") for answer in answers) >= 1
 
 
+@pytest.mark.slow
 def test_pipelined_requests_and_an_expected_continue_are_answered(server: ServerProcess) -> None:
     with opened(server, WHOLE[0] * 3) as client:
         seen = b""
