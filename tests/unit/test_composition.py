@@ -17,6 +17,8 @@ from rag.settings import Settings
 from tests.unit.engine.test_generator import save_model
 from tests.unit.test_planning import index, settings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["index"]  # a fixture
 
 

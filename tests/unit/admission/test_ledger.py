@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -71,7 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(reservation.overtaken <= MOST_OVERTAKINGS for reservation in self.all)
 
 
-TestLedger = LedgerMachine.TestCase
+TestLedger = pytest.mark.slow(LedgerMachine.TestCase)
 
 
 def test_a_small_request_overtakes_a_large_one_that_does_not_fit_yet() -> None:

@@ -22,6 +22,8 @@ from rag.backends.self_test import difference
 from rag.errors import BackendRefused
 from tests.shapes import random_model
 
+pytestmark = pytest.mark.slow
+
 
 def paged(model: Any, num_blocks: int = 8, **options: Any) -> OpenVinoPaged:
     backend = OpenVinoPaged(model, max_model_len=128, threads=2, **options)

@@ -23,6 +23,8 @@ from tests.unit.deploy.deploying import (
 )
 from tests.unit.deploy.fake_aws import Platform
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_the_whole_life_of_an_endpoint(amazon: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,8 @@ from tests.unit.deploy.artifact_fixture import write_artifact
 from tests.unit.deploy.deploying import deploy, run
 from tests.unit.deploy.fake_aws import Platform
 
+pytestmark = pytest.mark.slow
+
 
 def test_cost_names_what_runs_and_its_price(
     amazon: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]

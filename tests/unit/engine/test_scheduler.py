@@ -77,7 +77,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(not waiting.block_ids for waiting in self.scheduler.waiting)
 
 
-TestScheduler = SchedulerMachine.TestCase
+TestScheduler = pytest.mark.slow(SchedulerMachine.TestCase)
 
 
 @given(prompts=st.lists(st.integers(1, 30), min_size=1, max_size=4))

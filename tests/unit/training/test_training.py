@@ -26,6 +26,8 @@ from training.llm_options import TrainingOptions
 from training.model_card import render
 from training.train_llm import Training, build_model, by_length
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).resolve().parents[3] / "corpus"
 
 

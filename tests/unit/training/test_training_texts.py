@@ -23,6 +23,8 @@ from training.exercises.texts import (
     read_squad_questions,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # Function and question words, which don't count for similarity.
 _ASKING = words(
