@@ -142,7 +142,7 @@ class _Waiting:
 
 
 class BufferedWorker(ThreadWorker):  # type: ignore[misc]
-    """See the module. `limits` is set by a subclass."""
+    """A gthread worker that reads requests on its event loop. A subclass sets `limits`."""
 
     limits: ReadLimits
 
@@ -178,6 +178,9 @@ class BufferedWorker(ThreadWorker):  # type: ignore[misc]
             keep = not fs.cancelled() and fs.result()
         except Exception:
             keep = False
+        if conn.sock.fileno() < 0:  # closed by gunicorn, after an application failed in the middle of its answer
+            self._close(conn)
+            return
         conn.sock.setblocking(False)
         data = conn.parser.unreader.take_buffered()
         waiting = self._wait(conn)

@@ -87,7 +87,12 @@ class Loaded:
     def drain(self, seconds): pass
 
 app = Flask("echo")
+def broken():
+    yield "begun"
+    raise RuntimeError("in the middle of the answer")
+
 app.get("/ping", endpoint="ping")(lambda: "")
+app.get("/broken", endpoint="broken")(broken)
 app.post("/invocations", endpoint="echo")(lambda: {"bytes": len(request.get_data())})
 settings = Settings(host="127.0.0.1", concurrency=2, queue=0, read_timeout_s=2, max_connections=300, max_buffered_mb=25)
 Container(settings, int(sys.argv[1]), lambda: (app, Loaded())).run()
@@ -189,3 +194,16 @@ def test_pipelined_requests_and_an_expected_continue_are_answered(server: Server
         seen = b""
         while b'{"bytes":5}' not in seen:
             seen += client.recv(4096)
+
+
+@pytest.mark.slow
+def test_an_answer_that_fails_in_its_middle_ends_its_connection_and_nothing_else(server: ServerProcess) -> None:
+    with opened(server) as silent:
+        for _ in range(3):
+            with opened(server, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+                seen = b""
+                while piece := client.recv(4096):
+                    seen += piece
+            assert b"begun" in seen
+        silent.sendall(WHOLE[0])  # the worker is the same: its connections are still there
+        assert silent.recv(4096).startswith(b"HTTP/1.1 200 ")
